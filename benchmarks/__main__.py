@@ -1,0 +1,117 @@
+"""The command: choose what to measure, measure it, print the table."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+from benchmarks import system
+from benchmarks.cases import MEASURES, QUICK, Bench, Sizes, Start
+from benchmarks.figures import Figure, document, table
+from benchmarks.material import prepare
+
+INTERRUPTED = 130
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was asked for; ``sizes`` are those of all its options together."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Starts the real processes, measures them beside floors of the same run, and prints a table.",
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures little")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each measure")
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=MEASURES, help="these measures")
+    parser.add_argument(
+        "--system", choices=("up", "separate", "both"), default="both",
+        help="up with the embedded Valkey, serve and worker with redis-server, or both",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every round to this file")
+    found = parser.parse_args(arguments)
+    found.sizes = QUICK if found.quick else Sizes()
+    if found.rounds:
+        found.sizes = replace(found.sizes, rounds=found.rounds, large_rounds=found.rounds)
+    return found
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def main() -> None:
+    """Run what was asked for; Ctrl-C and TERM end it with nothing left behind."""
+    asked = options()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        figures = list(_measured(asked))
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(INTERRUPTED)
+    machine = _machine()
+    print(" · ".join(f"{name} {value}" for name, value in machine.items()))
+    print(table(figures))
+    if asked.json:
+        asked.json.write_text(json.dumps(document(figures, machine), indent=1) + "\n")
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the clearing up short
+    raise KeyboardInterrupt
+
+
+def _measured(asked: argparse.Namespace) -> Iterator[Figure]:
+    with TemporaryDirectory(prefix="script-runner-material-") as folder:
+        _say("preparing the table, the file and the script")
+        sizes: Sizes = asked.sizes
+        material = prepare(Path(folder), rows=sizes.rows, file_bytes=sizes.file_bytes)
+        bench = Bench(material, sizes, _say)
+        for start in _systems(asked.system):
+            for measure in (name for name in MEASURES if name in asked.only and name != "submit"):
+                yield from getattr(bench, measure)(start)
+        if "submit" in asked.only and system.redis_server():
+            yield from bench.submit(system.server_alone)
+
+
+def _systems(asked: str) -> Iterator[Start]:
+    if asked != "separate":
+        yield system.embedded
+    if asked != "up":
+        if system.redis_server():
+            yield system.separate
+        else:
+            _say("there is no redis-server: serve and worker are left out")
+
+
+def _machine() -> dict[str, Any]:
+    """Where and when this was measured; names no host."""
+    redis = system.redis_server()
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "cores": system.cores(),
+        "CPU": system.processor(),
+        "Linux": platform.release(),
+        "Python": platform.python_version(),
+        "separate Redis": system.version(redis) if redis else "none",
+        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
+    }
+
+
+def _say(sentence: str) -> None:
+    print(f"benchmarks: {sentence}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

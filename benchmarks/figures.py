@@ -1,0 +1,102 @@
+"""What was measured, as values; the table for people and the JSON for machines."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a figure is hoped to be: the measured value, or its ratio to the floor. Printed, never asserted."""
+
+    word: Literal["under", "at least"]
+    limit: float
+    of: Literal["value", "ratio"] = "value"
+
+    def is_met(self, value: float) -> bool:
+        return value < self.limit if self.word == "under" else value >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measure of one system: a value a round, and the floor's value of the same round where there is one."""
+
+    system: str
+    name: str
+    unit: str
+    ours: tuple[float, ...]
+    floor_name: str = ""
+    floor: tuple[float, ...] = ()
+    aim: Aim | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours divided by the floor: the median of the rounds, since a slow round slows both."""
+        pairs = zip(self.ours, self.floor, strict=bool(self.floor))
+        ratios = [ours / floor for ours, floor in pairs if floor]
+        return median(ratios) if ratios else None
+
+    @property
+    def is_aim_met(self) -> bool | None:
+        aimed = self.ratio if self.aim and self.aim.of == "ratio" else median(self.ours)
+        return self.aim.is_met(aimed) if self.aim and aimed is not None else None
+
+
+HEADINGS = ("system", "measure", "unit", "ours", "min..max", "floor", "min..max", "ours/floor", "aim")
+
+
+def table(figures: Iterable[Figure]) -> str:
+    """The figures as a Markdown table with aligned columns: medians, and the noise beside them."""
+    rows = [HEADINGS, *(_cells(figure) for figure in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n".join(lines)
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
+    floor = f"{_number(median(figure.floor))} {figure.floor_name}" if figure.floor else ""
+    return (
+        figure.system, figure.name, figure.unit,
+        _number(median(figure.ours)), _noise(figure.ours), floor, _noise(figure.floor), ratio, _aim(figure),
+    )  # fmt: skip
+
+
+def _aim(figure: Figure) -> str:
+    if figure.aim is None:
+        return ""
+    of = " of the floor" if figure.aim.of == "ratio" else ""
+    return f"{figure.aim.word} {figure.aim.limit:g}{of}: {'met' if figure.is_aim_met else 'MISSED'}"
+
+
+def _noise(values: Sequence[float]) -> str:
+    return f"{_number(min(values))}..{_number(max(values))}" if len(values) > 1 else ""
+
+
+def _number(value: float) -> str:
+    """Three digits that count, or more before the point."""
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{decimals}f}"
+
+
+def document(figures: Iterable[Figure], machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures as JSON, every round of them."""
+    return {
+        "machine": dict(machine),
+        "figures": [
+            {
+                "system": figure.system,
+                "name": figure.name,
+                "unit": figure.unit,
+                "ours": figure.ours,
+                "floor_name": figure.floor_name or None,
+                "floor": figure.floor,
+                "ratio": figure.ratio,
+                "aim": _aim(figure) or None,
+                "is_aim_met": figure.is_aim_met,
+            }
+            for figure in figures
+        ],
+    }

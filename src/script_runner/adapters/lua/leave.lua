@@ -1,0 +1,5 @@
+-- End a worker's lease at once; what it held is settled by the next reaper. ARGV: worker.
+
+if redis.call('ZSCORE', key('workers'), ARGV[1]) then
+  redis.call('ZADD', key('workers'), 0, ARGV[1])
+end

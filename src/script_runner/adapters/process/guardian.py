@@ -1,0 +1,119 @@
+"""Kills the scripts of a worker that died or lost its lease. Runs as a small process of its own.
+
+It needs nothing but the standard library, and two things from the worker: standard input, whose end means that the
+worker is gone (a byte means that there is a new deadline), and the descriptor of a notebook, memory that both
+share, so that a launch costs no system call::
+
+    HEADER    until when the worker may hold scripts (seconds of the boot-time clock; 0 = not said yet);
+              whether run folders stay
+    SLOT      one a run: whether it is in use; its process group, 0 if not known yet; the length of the name of its
+              run folder, which follows
+
+The signals that end a service are blocked from the start. A process belongs to a run if it is in its group, or if
+its environment names the run folder: so are found those that left the group (setsid), and one that was started
+but not yet noted.
+"""
+
+import contextlib
+import mmap
+import os
+import select
+import shutil
+import signal
+import struct
+import sys
+import time
+
+HEADER = struct.Struct("=d?")
+SLOT = struct.Struct("=?iH")
+SLOT_BYTES = 4608
+SLOTS_AT = 64
+
+SECONDS_TO_CLEAN = 5.0
+
+
+def now() -> float:
+    """Seconds of a clock that goes on while the machine sleeps (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def main(descriptor: int) -> None:
+    notebook = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    cleaned_for = 0.0
+    while True:
+        deadline, keeps = HEADER.unpack_from(notebook)
+        patience = None if deadline == cleaned_for else max(0.0, deadline - now())
+        if select.select([0], [], [], patience)[0]:
+            if not os.read(0, 4096):
+                break
+        elif HEADER.unpack_from(notebook)[0] == deadline:
+            clean(runs(notebook))
+            cleaned_for = deadline
+    left = runs(notebook)
+    clean(left)
+    for folder in left if not keeps else ():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def runs(notebook: mmap.mmap) -> dict[str, int]:
+    """The run folders in the notebook, each with its process group, 0 if that is not known yet."""
+    found = {}
+    for start in range(SLOTS_AT, len(notebook) - SLOT_BYTES + 1, SLOT_BYTES):
+        is_used, group, length = SLOT.unpack_from(notebook, start)
+        if is_used:
+            path = start + SLOT.size
+            found[os.fsdecode(notebook[path : path + length])] = group
+    return found
+
+
+def clean(groups: dict[str, int]) -> None:
+    """Kill until a look finds nothing, and none was born while it looked: one may start another as it dies."""
+    end = now() + SECONDS_TO_CLEAN
+    while groups and now() < end:
+        before = youngest()
+        if not kill(groups) and youngest() == before:
+            return
+        time.sleep(0.005)
+
+
+def kill(groups: dict[str, int]) -> int:
+    """Send KILL to all that belongs to these runs; return how many living processes were found by their mark."""
+    for group in groups.values():
+        if group:
+            with contextlib.suppress(OSError):
+                os.killpg(group, signal.SIGKILL)
+    found = marked(set(groups))
+    for process in found:
+        with contextlib.suppress(OSError):
+            os.kill(process, signal.SIGKILL)
+    return len(found)
+
+
+def youngest() -> bytes:
+    """The number of the process that was born last (proc(5), loadavg); none where the system does not say."""
+    with contextlib.suppress(OSError), open("/proc/loadavg", "rb") as file:  # noqa: PTH123 - as below
+        return file.read().split()[-1]
+    return b""
+
+
+def marked(folders: set[str]) -> list[int]:
+    """The living processes whose environment names one of these run folders."""
+    marks = {b"RUNDIR=" + os.fsencode(folder) for folder in folders}
+    found = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib would double the size of this process
+            with contextlib.suppress(OSError):
+                if name.isdigit() and marks.intersection(environment(name)):
+                    found.append(int(name))
+    return found
+
+
+def environment(process: str) -> list[bytes]:
+    """The environment a process was started with; empty for one that is already dead (proc(5))."""
+    with open(f"/proc/{process}/environ", "rb") as file:  # noqa: PTH123 - as above
+        return file.read().split(b"\0")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
+    sys.exit(0)

@@ -1,0 +1,104 @@
+"""Keeps artifacts as files below one folder: the ``file://`` store."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import BinaryIO, Final
+from urllib.parse import unquote, urlsplit
+
+from script_runner.errors import Code, Error, Problem
+from script_runner.ports import Saved
+
+PIECE_BYTES: Final = 256 * 1024
+
+
+class FileArtifacts:
+    """``task/attempt/number`` lies in ``folder/ta/task/attempt/number``; a file appears whole or not at all."""
+
+    def __init__(self, url: str) -> None:
+        self._folder = _folder(url)
+
+    async def save(self, key: str, chunks: Iterable[bytes]) -> Saved:
+        return await asyncio.to_thread(self._save, self._path(key), chunks)
+
+    async def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        try:
+            file = await asyncio.to_thread(self._path(key).open, "rb")
+        except FileNotFoundError:
+            raise Error(Code.NOT_FOUND, "The file is no longer kept.") from None
+        except OSError as error:
+            raise Error(Code.UNAVAILABLE, f"The artifact store cannot be read: {error.strerror}.") from None
+        with file:
+            file.seek(start)
+            left = None if stop is None else stop - start
+            while left is None or left > 0:
+                piece = await _piece(file, PIECE_BYTES if left is None else min(left, PIECE_BYTES))
+                if not piece:
+                    return
+                left = None if left is None else left - len(piece)
+                yield piece
+
+    async def remove(self, prefix: str) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._path(prefix), ignore_errors=True)
+
+    async def check(self) -> None:
+        try:
+            await asyncio.to_thread(self._try)
+        except OSError as error:
+            message = f"The artifact store cannot be written: {error.strerror}."
+            raise Error(Code.UNAVAILABLE, message) from None
+
+    def _try(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
+            file.write(b"x")  # a full disk takes a file, but nothing in it
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / key
+
+    def _save(self, path: Path, chunks: Iterable[bytes]) -> Saved:
+        part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        digest = hashlib.sha256()
+        size = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with part.open("xb", buffering=0) as file:
+                for chunk in chunks:
+                    digest.update(chunk)
+                    size += len(chunk)
+                    _write_all(file.fileno(), chunk)
+            part.replace(path)
+        except OSError as error:
+            raise Error(Code.UNAVAILABLE, f"The artifact store cannot take it: {error.strerror}.") from None
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
+        return Saved(size, digest.hexdigest())
+
+
+async def _piece(file: BinaryIO, size: int) -> bytes:
+    return await asyncio.to_thread(file.read, size)
+
+
+def _write_all(descriptor: int, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _folder(url: str) -> Path:
+    parts = urlsplit(url)
+    folder = unquote(parts.path)
+    is_here = parts.scheme == "file" and parts.netloc in ("", "localhost") and not (parts.query or parts.fragment)
+    if not is_here or not folder.startswith("/") or "\0" in folder:
+        message = (
+            "The artifact store must be a URL like file:///var/lib/script-runner: no host, no query, a whole path."
+        )
+        raise Error(Code.INVALID_CONFIG, message, (Problem("environment", "SCRIPT_RUNNER_STORE", message),))
+    return Path(folder)

@@ -1,0 +1,541 @@
+"""The command line: up, serve, worker, check on this machine; submit, show, wait, logs, cancel at a server."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from script_runner import __version__, wiring
+from script_runner.config import DEFAULT_CONFIG, Settings, read_settings, read_spec, schema
+from script_runner.errors import Code, Error
+
+if TYPE_CHECKING:
+    from script_runner.client import Client
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+EXIT_CODES = {
+    Code.INVALID_CONFIG: 2,
+    Code.INVALID_INPUT: 2,
+    Code.UNAVAILABLE: 3,
+    Code.UNAUTHENTICATED: 4,
+    Code.NOT_FOUND: 5,
+}
+"""What is not named here is 1, as is a task that failed."""
+
+TASK_FAILED = 1
+TIMED_OUT = 6
+INTERRUPTED = 130
+SHOWN_ROWS = 20
+
+EPILOG = """\
+exit codes: 0 well, 1 the task failed or something unforeseen, 2 wrong input or configuration,
+3 the server or Redis is away, 4 not authenticated, 5 not found, 6 still running after --timeout, 130 Ctrl-C"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    options = _parser().parse_args(arguments)
+    try:
+        sys.exit(options.run(options))
+    except Error as error:
+        _say_error(error)
+        sys.exit(EXIT_CODES.get(error.code, 1))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as with | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+# The words
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="script-runner",
+        description="Turns any script into an HTTP API. One config.json names a command; see the README.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"script-runner {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    up = _command(commands, "up", _up, "start server, worker and an embedded Redis in one command")
+    _config_option(up)
+    _listen_options(up)
+    _worker_options(up)
+    _store_options(up)
+    up.add_argument("--data", metavar="DIR", help="folder for tasks and files (default: below ~/.local/state)")
+
+    serve = _command(commands, "serve", _serve, "start the HTTP server")
+    _config_option(serve)
+    _listen_options(serve)
+    _store_options(serve)
+
+    worker = _command(commands, "worker", _worker, "start a worker")
+    _config_option(worker)
+    _worker_options(worker)
+    _store_options(worker)
+    worker.add_argument("--until-input-ends", action="store_true", help=argparse.SUPPRESS)
+
+    check = _command(commands, "check", _check, "say all that is wrong with a configuration; start nothing")
+    _config_option(check)
+    check.add_argument("--explain", action="store_true", help="print argv and environment of a request")
+    check.add_argument("--schema", action="store_true", help="print the JSON Schema of the configuration file")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    _request_options(check, path_option=True)
+
+    submit = _command(commands, "submit", _submit, "submit a task to a running server")
+    submit.add_argument("path", nargs="?", default="", metavar="PATH", help="what follows /task/")
+    _request_options(submit, path_option=False)
+    submit.add_argument("--wait", action="store_true", help="wait for the task to end, and show it")
+    _wait_options(submit)
+    _server_options(submit)
+
+    show = _command(commands, "show", _show, "show a task: its state, rows and files; without ID, the last tasks")
+    show.add_argument("id", nargs="?", metavar="ID")
+    show.add_argument("--save", metavar="DIR", help="download the attachments into this folder")
+    _rows_option(show)
+    _server_options(show)
+
+    wait = _command(commands, "wait", _wait, "wait for a task to end, and show it")
+    wait.add_argument("id", metavar="ID")
+    _wait_options(wait)
+    _server_options(wait)
+
+    logs = _command(commands, "logs", _logs, "print what the script of a task says")
+    logs.add_argument("id", metavar="ID")
+    logs.add_argument("--stderr", action="store_true", help="its standard error instead of its standard output")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on until the task has ended")
+    _server_options(logs)
+
+    cancel = _command(commands, "cancel", _cancel, "ask a task to stop")
+    cancel.add_argument("id", metavar="ID")
+    _server_options(cancel)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], sentence: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=sentence, description=sentence[0].upper() + sentence[1:] + ".", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="default: SCRIPT_RUNNER_CONFIG or config.json")
+    parser.add_argument("--config", dest="config_option", metavar="CONFIG", help="the same as an option")
+
+
+def _listen_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", help="port, 0 for any (default: 8000, or the next free one)")
+
+
+def _worker_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--concurrency", metavar="N", help="scripts at once (default: cores)")
+    parser.add_argument(
+        "--drain-timeout", metavar="SECONDS", help="how long a stop waits for scripts (default: 30)"
+    )
+
+
+def _store_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--redis", metavar="URL", help="redis://, rediss://, unix:// or redis+sentinel://")
+    parser.add_argument("--store", metavar="URL", help="where results and files are kept, as file:///folder")
+
+
+def _request_options(parser: argparse.ArgumentParser, *, path_option: bool) -> None:
+    if path_option:
+        parser.add_argument("--path", default="", help="what follows /task/, for --explain")
+    parser.add_argument("--query", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
+    parser.add_argument("--body", metavar="JSON", help="the body; @FILE reads a file, @- standard input")
+
+
+def _rows_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", type=_count, default=SHOWN_ROWS, metavar="N", help=f"rows shown ({SHOWN_ROWS})")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
+def _wait_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to wait (default: no limit)")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress")
+    _rows_option(parser)
+
+
+def _server_options(parser: argparse.ArgumentParser) -> None:
+    url = os.environ.get("SCRIPT_RUNNER_URL", DEFAULT_URL)
+    parser.add_argument("--url", default=url, help=f"the server (default: SCRIPT_RUNNER_URL or {DEFAULT_URL})")
+    parser.add_argument("--token", help="access token (default: SCRIPT_RUNNER_TOKEN)")
+    parser.add_argument("--json", action="store_true", help="print the document as JSON")
+
+
+# This machine
+
+
+def _config_path(options: argparse.Namespace) -> str | None:
+    """The configuration on the command line, by word or by option."""
+    word: str | None = options.config
+    option: str | None = options.config_option
+    if word and option and word != option:
+        raise Error(
+            Code.INVALID_INPUT, f"Two configurations are named, {word!r} and --config {option!r}; give one."
+        )
+    return word or option
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given = vars(options)
+    return read_settings(os.environ).with_options(
+        config=_config_path(options),
+        host=given.get("host"),
+        port=given.get("port"),
+        redis_url=given.get("redis"),
+        store_url=given.get("store"),
+        concurrency=given.get("concurrency"),
+        drain_timeout=given.get("drain_timeout"),
+    )
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _say_error(error: Error) -> None:
+    """One sentence, and the mistakes in a file one a line."""
+    _say(f"script-runner: {error.message}")
+    for problem in error.problems:
+        if problem.where in ("config", "file"):
+            _say(f"  {problem.name}: {problem.problem}")
+
+
+def _start_logging(settings: Settings) -> None:
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _up(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    _start_logging(settings)
+    spec = wiring.load(settings)
+    wiring.auth_provider(settings, os.environ)
+    settings, embedded = wiring.prepare_data(settings, options.data)
+    wiring.require_stores(settings)
+    listener = wiring.listen(settings)
+
+    async def all_in_one(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        url = wiring.url_of(listener)
+        _say(f"script-runner {__version__} serves {settings.config} at {url} (documentation: {url}/docs)")
+        _say("Ctrl-C stops it; once more stops running scripts too.")
+        helpers = [asyncio.create_task(wiring.keep_worker(settings, stop=stop, hurry=hurry))]
+        if embedded:
+            helpers.append(asyncio.create_task(wiring.keep_embedded(embedded, stop=stop)))
+        try:
+            await wiring.serve(settings, spec, listener, stop=stop, announce=_say)
+        finally:
+            stop.set()
+            await asyncio.gather(*helpers)
+
+    try:
+        if embedded:
+            embedded.start()
+        _run(all_in_one, fast=True)
+    finally:
+        if embedded:
+            embedded.stop()
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    _start_logging(settings)
+    spec = wiring.load(settings)
+    wiring.auth_provider(settings, os.environ)
+    wiring.require_stores(settings)
+    listener = wiring.listen(settings)
+
+    async def server(stop: asyncio.Event, _hurry: asyncio.Event) -> None:
+        _say(f"script-runner {__version__} serves {settings.config} at {wiring.url_of(listener)}")
+        await wiring.serve(settings, spec, listener, stop=stop, announce=_say)
+
+    _run(server, fast=True)
+    return 0
+
+
+def _worker(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    _start_logging(settings)
+    spec = wiring.load(settings)
+    wiring.require_stores(settings)
+
+    async def worker(drain: asyncio.Event, hurry: asyncio.Event) -> None:
+        if options.until_input_ends:
+            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), lambda: _end_of_input(drain))
+        await wiring.work(settings, spec, drain=drain, hurry=hurry)
+
+    # uvloop would fork for every script; the plain loop lets them be spawned cheaply
+    _run(worker, fast=False)
+    return 0
+
+
+def _end_of_input(drain: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        drain.set()
+
+
+def _run(job: Callable[[asyncio.Event, asyncio.Event], Coroutine[Any, Any, None]], *, fast: bool) -> None:
+    """Run a job with two events: the first INT or TERM sets one, the second sets the other."""
+
+    async def with_signals() -> None:
+        stop, hurry = asyncio.Event(), asyncio.Event()
+
+        def asked_to_stop() -> None:
+            (hurry if stop.is_set() else stop).set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, asked_to_stop)
+        await job(stop, hurry)
+
+    if fast:
+        import uvloop  # noqa: PLC0415 - the worker does without
+
+        uvloop.run(with_signals())
+    else:
+        asyncio.run(with_signals())
+
+
+def _check(options: argparse.Namespace) -> int:
+    if options.schema:
+        print(json.dumps(schema(), indent=2))
+        return 0
+    if options.explain:
+        return _explain(options)
+    config = _config_path(options) or os.environ.get("SCRIPT_RUNNER_CONFIG") or DEFAULT_CONFIG
+    errors: list[Error] = []
+    with _collected(errors):
+        errors += wiring.wrong_settings(_settings(options), os.environ)
+    cautions: list[str] = []
+    with _collected(errors):
+        cautions = wiring.cautions(read_spec(Path(config)))
+    if options.json:
+        problems = [asdict(problem) for error in errors for problem in error.problems]
+        ok = not errors and not cautions
+        print(json.dumps({"config": config, "ok": ok, "problems": problems, "cautions": cautions}))
+    else:
+        for error in errors:
+            _say_error(error)
+        for caution in cautions:
+            _say(f"{config}: {caution}")
+        if not errors and not cautions:
+            print(f"{config} is well.")
+    return EXIT_CODES[Code.INVALID_CONFIG] if errors or cautions else 0
+
+
+@contextlib.contextmanager
+def _collected(errors: list[Error]) -> Iterator[None]:
+    try:
+        yield
+    except Error as error:
+        errors.append(error)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    spec = wiring.load(settings)
+    query, body = _query(options), _body(options)
+    explanation = wiring.explain(spec, path=options.path, query=query, body=body, environment=os.environ)
+    print(json.dumps(explanation, indent=2, ensure_ascii=False) if options.json else _explained(explanation))
+    for caution in wiring.cautions(spec):
+        _say(f"{settings.config}: {caution}")
+    return 0
+
+
+def _explained(explanation: dict[str, Any]) -> str:
+    lines = ["argv:"]
+    lines += [f"  [{number}] {argument!r}" for number, argument in enumerate(explanation["argv"])]
+    lines += ["environment:"]
+    lines += [f"  {name}={value!r}" for name, value in sorted(explanation["environment"].items())]
+    lines += [f"  and inherited: {', '.join(explanation['inherited']) or 'nothing'}"]
+    lines += [f"working directory: {explanation['working_directory']}"]
+    return "\n".join(lines)
+
+
+def _query(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """The parameters as they were typed: nothing in them is decoded."""
+    parts = [text.partition("=") for text in options.query]
+    if wrong := next((name for name, equals, _ in parts if not equals), None):
+        raise Error(Code.INVALID_INPUT, f"--query expects NAME=VALUE, got {wrong!r}.")
+    return [(name, value) for name, _, value in parts]
+
+
+def _body(options: argparse.Namespace) -> bytes | None:
+    text: str | None = options.body
+    if text is None:
+        return None
+    if not text.startswith("@"):
+        return text.encode()
+    if text == "@-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(text[1:]).read_bytes()
+    except OSError as error:
+        raise Error(Code.INVALID_INPUT, f"The body {text[1:]} cannot be read: {error.strerror}.") from None
+
+
+# A server
+
+
+def _client(options: argparse.Namespace) -> "Client":
+    from script_runner.client import Client  # noqa: PLC0415 - servers and workers do without an HTTP client
+
+    return Client(options.url, token=options.token or os.environ.get("SCRIPT_RUNNER_TOKEN"))
+
+
+def _submit(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        document = client.submit(options.path, query=_query(options), body=_body(options))
+        if not options.wait:
+            print(json.dumps(document) if options.json else document["id"])
+            return 0
+        return _wait_for(client, document["id"], options)
+
+
+def _wait(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        return _wait_for(client, options.id, options)
+
+
+def _wait_for(client: "Client", task_id: str, options: argparse.Namespace) -> int:
+    """Show progress on standard error until the task has ended, then the task on standard output."""
+    progress = _Progress(client, task_id, is_quiet=options.quiet)
+    document: dict[str, Any] = {}
+    try:
+        for document in client.watch(task_id, timeout_seconds=options.timeout):
+            progress.show(document)
+    except TimeoutError as error:
+        _say(f"script-runner: {error}.")
+        return TIMED_OUT
+    except KeyboardInterrupt:
+        _say(f"\nThe task goes on: script-runner wait {task_id}")
+        raise
+    _print(document, options)
+    return 0 if document["status"] == "ready" else TASK_FAILED
+
+
+class _Progress:
+    """State, time and the script's own words on standard error."""
+
+    def __init__(self, client: "Client", task_id: str, *, is_quiet: bool) -> None:
+        self._client = client
+        self._task_id = task_id
+        self._is_quiet = is_quiet
+        self._state = ""
+        self._offset = 0
+        self._began = time.monotonic()
+
+    def show(self, document: dict[str, Any]) -> None:
+        if self._is_quiet:
+            return
+        if document["state"] != "queued":
+            self._say_log()
+        if document["state"] != self._state:
+            self._state = document["state"]
+            _say(f"[{time.monotonic() - self._began:6.1f} s] {self._state}")
+
+    def _say_log(self) -> None:
+        while (chunk := self._client.log(self._task_id, offset=self._offset)).data:
+            self._offset = chunk.offset + len(chunk.data)
+            sys.stderr.write(chunk.data.decode("utf-8", "replace"))
+            sys.stderr.flush()
+
+
+def _show(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        if options.id is None:
+            page = client.list(limit=SHOWN_ROWS)
+            columns = ("id", "state", "created_at", "finished_at", "attempt")
+            print(json.dumps(page) if options.json else _table(page["tasks"], columns))
+            return 0
+        document = client.get(options.id)
+        _print(document, options)
+        if options.save is not None:
+            folder = Path(options.save)
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in document.get("files", ()):
+                _say(f"saved {client.save_attachment(options.id, file['name'], folder)}")
+        return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    stream = "stderr" if options.stderr else "stdout"
+    offset = 0
+    with _client(options) as client:
+        documents = client.watch(options.id) if options.follow else iter([client.get(options.id)])
+        for _ in documents:
+            while (chunk := client.log(options.id, stream, offset=offset)).data:
+                offset = chunk.offset + len(chunk.data)
+                sys.stdout.buffer.write(chunk.data)
+                sys.stdout.buffer.flush()
+    return 0
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        document = client.cancel(options.id)
+        print(json.dumps(document) if options.json else f"{document['id']} {document['state']}")
+        return 0
+
+
+def _print(document: dict[str, Any], options: argparse.Namespace) -> None:
+    """A task as JSON, or for people: the fields, the first rows, the files."""
+    if options.json:
+        print(json.dumps(document, ensure_ascii=False))
+        return
+    for name in ("id", "state", "created_at", "started_at", "finished_at", "exit_code", "attempt", "error"):
+        if document.get(name) is not None:
+            lines = (_visible(line) for line in str(document[name]).split("\n"))
+            print(f"{name:12} " + "\n".join(lines))
+    results = document.get("results")
+    if isinstance(results, list) and results and isinstance(results[0], dict):
+        print(f"\n{_table(results[: options.rows], tuple(results[0]))}\n({len(results)} rows)")
+    elif results is not None:
+        print(f"\nresults      {json.dumps(results, ensure_ascii=False)[:4000]}")
+    if document.get("files"):
+        print(f"\n{_table(document['files'], ('name', 'size', 'media_type'))}")
+
+
+def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """Rows with aligned columns, for people."""
+    cells = [[_cell(name) for name in columns], *([_cell(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(len(line[number]) for line in cells) for number in range(len(columns))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join(line.rstrip() for line in [lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    clean = _visible(text)
+    return clean if len(clean) <= 60 else clean[:59] + "…"  # noqa: PLR2004 - a line is to stay readable
+
+
+def _visible(text: str) -> str:
+    """The text without what would move the cursor or talk to the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,412 @@
+"""Reads the configuration file and the environment; refuses all mistakes at once, each with its place."""
+
+import difflib
+import fnmatch
+import json
+import os
+import tomllib
+import typing
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from script_runner.errors import Code, Error, Problem
+from script_runner.spec import RESERVED_NAMES, Part, PathRegex, Spec, Template
+
+DEFAULT_CONFIG = "config.json"
+MAX_FILE_BYTES = 1 << 20
+MAX_SHOWN_CHARACTERS = 80
+
+Place = tuple[str | int, ...]
+
+
+class Settings(BaseModel):
+    """What the operator sets by environment; the command line's options come on top."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    config: str = Field(DEFAULT_CONFIG, validation_alias="SCRIPT_RUNNER_CONFIG")
+    redis_url: str | None = Field(
+        None, validation_alias=AliasChoices("SCRIPT_RUNNER_REDIS_URL", "REDIS_URL", "CELERY_BROKER_URL")
+    )
+    store_url: str | None = Field(None, validation_alias="SCRIPT_RUNNER_STORE")
+    namespace: str = Field(
+        "script-runner", validation_alias="SCRIPT_RUNNER_NAMESPACE", pattern="^[A-Za-z0-9_.-]{1,64}$"
+    )
+    auth_provider: str | None = Field(None, validation_alias="AUTH_PROVIDER")
+    host: str = Field("127.0.0.1", validation_alias="SCRIPT_RUNNER_HOST")
+    port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
+        None, validation_alias=AliasChoices("SCRIPT_RUNNER_PORT", "PORT")
+    )
+    concurrency: Annotated[int, Field(ge=1, le=1_000)] | None = Field(
+        None, validation_alias="SCRIPT_RUNNER_CONCURRENCY"
+    )
+    lease_seconds: float = Field(10.0, ge=1, le=3_600, validation_alias="SCRIPT_RUNNER_LEASE_SECONDS")
+    drain_timeout: float = Field(30.0, ge=0, allow_inf_nan=False, validation_alias="SCRIPT_RUNNER_DRAIN_TIMEOUT")
+    max_body_bytes: int = Field(1 << 20, ge=0, validation_alias="SCRIPT_RUNNER_MAX_BODY_BYTES")
+    cors_origins: str = Field("*", validation_alias="SCRIPT_RUNNER_CORS_ORIGINS")
+    log_level: str = Field(
+        "info", validation_alias="SCRIPT_RUNNER_LOG_LEVEL", pattern="^(debug|info|warning|error)$"
+    )
+    server_version: str | None = Field(None, validation_alias="SERVER_VERSION")
+
+    def with_options(self, **options: Any) -> "Settings":
+        """These settings with the command line's options on top; None means not given."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return _validated(Settings, {**self.model_dump(), **given})
+
+
+PRIVATE_VARIABLES = (
+    "SCRIPT_RUNNER_*", "REDIS_URL", "CELERY_*", "AUTH_PROVIDER", "AUTH0_*", "PORT", "SERVER_VERSION",
+)  # fmt: skip
+"""What a script does not inherit: the runner's own settings and secrets."""
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings in the environment, empty ones taken as not set; Error(INVALID_CONFIG) with all mistakes."""
+    given = {name: value for name, value in environment.items() if value}
+    # a variable that happens to be called "host" or "port" is none of ours
+    return _validated(
+        Settings, {name: value for name, value in given.items() if name not in Settings.model_fields}
+    )
+
+
+def script_environment(environment: Mapping[str, str], spec: Spec) -> dict[str, str]:
+    """What of the worker's environment the script inherits."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if _matches(name, spec.environment.inherit) and not _matches(name, PRIVATE_VARIABLES)
+    }
+
+
+def read_spec(path: Path) -> Spec:
+    """The configuration in ``path`` (JSON, YAML, TOML by its ending); Error(INVALID_CONFIG) with all mistakes."""
+    raw = _parse(path, _read(path))
+    if not isinstance(raw, dict):
+        raise _refused(path, [Problem("file", str(path), f"expected an object, got {_shown(raw)}")])
+    problems = [*_shape_problems(raw), *_cross_problems(raw)]
+    if problems:
+        raise _refused(path, problems)
+    return Spec.model_validate(raw)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the configuration file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Spec.model_json_schema(),
+        "title": "The configuration file of script-runner",
+    }
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _validated(model: type[Settings], values: Mapping[str, Any]) -> Settings:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = tuple(
+            Problem(
+                "environment",
+                _setting(str(detail["loc"][0])),
+                f"got {_shown(detail['input'])}, {_expected(detail)}",
+            )
+            for detail in error.errors()
+        )
+        message = "; ".join(f"{problem.name}: {problem.problem}" for problem in problems)
+        raise Error(Code.INVALID_CONFIG, f"A setting is wrong. {message}", problems) from None
+
+
+def _setting(place: str | int) -> str:
+    """A setting as the operator wrote it: a variable, or an option of the command line."""
+    name = str(place)
+    return f"--{name.replace('_', '-')}" if name in Settings.model_fields else name
+
+
+def _refused(path: Path, problems: list[Problem]) -> Error:
+    count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    return Error(Code.INVALID_CONFIG, f"{path} has {count}.", tuple(problems))
+
+
+# Reading
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        message = f"The configuration {path} cannot be read: {error.strerror}."
+        if isinstance(error, FileNotFoundError):
+            message += " Name one with --config or SCRIPT_RUNNER_CONFIG, or write ./config.json."
+        raise Error(Code.INVALID_CONFIG, message) from None
+    if len(content) > MAX_FILE_BYTES:
+        raise _refused(path, [Problem("file", str(path), f"expected at most {MAX_FILE_BYTES:,} bytes, got more")])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refused(path, [Problem("file", str(path), f"expected UTF-8, got {error}")]) from None
+
+
+def _parse(path: Path, text: str) -> Any:
+    try:
+        match path.suffix.lower():
+            case ".yaml" | ".yml":
+                return yaml.load(text, _Yaml)  # noqa: S506 - a SafeLoader
+            case ".toml":
+                return tomllib.loads(text)
+            case _:
+                return json.loads(text, object_pairs_hook=_object_without_doubles)
+    # PyYAML lets some errors of its own through: !!bool "x" is a KeyError, !!timestamp "x" an AttributeError
+    except (ValueError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise _refused(path, [Problem("file", str(path), f"cannot be parsed: {reason}")]) from None
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML with objects as JSON has them: every key is text."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                raise yaml.MarkedYAMLError(problem="a key is text; put it in quotes", problem_mark=key.start_mark)
+            if key.value in seen:
+                problem = f"the key {_shown(key.value)} stands twice in one object"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
+
+
+def _object_without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    doubled = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    if doubled:
+        raise ValueError(f"the key {_shown(doubled[0])} stands twice in one object")
+    return dict(pairs)
+
+
+# Mistakes in the shape of the file
+
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "too_short": "at least one item",
+    "int_parsing": "a whole number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+}
+
+
+def _expected(detail: Any) -> str:
+    """What was expected in place of what came, in our words where pydantic's would be strange to a reader."""
+    words = _EXPECTED.get(detail["type"])
+    said = words.format(**detail.get("ctx", {})) if words else detail["msg"].removeprefix("Input should be ")
+    return f"expected {said}"
+
+
+def _shape_problems(raw: dict[str, Any]) -> Iterator[Problem]:
+    try:
+        Spec.model_validate(raw)
+    except ValidationError as error:
+        for detail in error.errors():
+            place = tuple(step for step in detail["loc"] if not _is_internal(step))
+            yield Problem("config", _path(place), _shape_sentence(place, detail))
+    except RecursionError:
+        yield Problem("config", "$", "nested too deeply")
+
+
+def _is_internal(step: str | int) -> bool:
+    """Whether pydantic put this step into a place: it stands for a type or for "the key itself"."""
+    return isinstance(step, str) and step.startswith(("function-", "[key]"))
+
+
+def _shape_sentence(place: Place, detail: Any) -> str:
+    kind, came = detail["type"], _shown(detail["input"])
+    if kind == "missing":
+        return "required, but it is not there"
+    if kind == "extra_forbidden":
+        known = _known_keys(place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are {', '.join(known)}"
+    if kind == "value_error":
+        return f"got {came}, expected {detail['ctx']['error']}"
+    if kind == "literal_error":
+        return f"got {came}, expected {detail['ctx']['expected']}"
+    return f"got {came}, {_expected(detail)}"
+
+
+def _known_keys(place: Place) -> list[str]:
+    """The keys of the model that stands at this place of the file."""
+    model: Any = Spec
+    for step in place:
+        if isinstance(step, str):
+            model = _model_in(model.model_fields[step].annotation)
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in typing.get_args(annotation) if (found := _model_in(inner))), None)
+
+
+def _path(place: Place) -> str:
+    """A place as one writes it: ``inputs.path_args[0].path_regex``."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value, as JSON. No more of it is looked at: YAML's aliases can make it endless."""
+    pieces = json.JSONEncoder(ensure_ascii=False, default=str, check_circular=False).iterencode(value)
+    text = ""
+    while len(text) <= MAX_SHOWN_CHARACTERS and (piece := next(pieces, None)):
+        text += piece
+    printable = text.encode("utf-8", "backslashreplace").decode()
+    return printable if len(printable) <= MAX_SHOWN_CHARACTERS else printable[: MAX_SHOWN_CHARACTERS - 1] + "…"
+
+
+# Mistakes between parts of the file; they are looked for in the raw form, whatever else is wrong
+
+
+def _cross_problems(raw: dict[str, Any]) -> Iterator[Problem]:
+    inputs = list(_inputs(raw))
+    yield from _doubled_inputs(inputs)
+    yield from _command_problems(raw, {name: wanted for _, name, wanted in inputs})
+    yield from _group_problems(raw)
+    yield from _base_problems(raw.get("command_rundir_base"), raw.get("command_rundir") or ".")
+    yield from _results_problems(_at(raw, "outputs", "results"))
+
+
+def _inputs(raw: dict[str, Any]) -> Iterator[tuple[Place, str, dict[str, Any]]]:
+    """Place, name and content of every input that has a name."""
+    for kind in ("path_args", "query_args", "body_args"):
+        for number, wanted in enumerate(_list_at(raw, "inputs", kind)):
+            name = wanted.get("env_var_name") if isinstance(wanted, dict) else None
+            if isinstance(name, str):
+                yield ("inputs", kind, number), name, wanted
+
+
+def _doubled_inputs(inputs: list[tuple[Place, str, dict[str, Any]]]) -> Iterator[Problem]:
+    first: dict[str, Place] = {}
+    for place, name, _ in inputs:
+        if name in first:
+            problem = f'"{name}" is already the name of {_path(first[name])}'
+            yield Problem("config", _path((*place, "env_var_name")), problem)
+        first.setdefault(name, place)
+
+
+def _command_problems(raw: dict[str, Any], inputs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+    fixed = {*RESERVED_NAMES, *_dict_at(raw, "environment", "set")}
+    known = [*fixed, *inputs]
+    for number, item in enumerate(_list_at(raw, "command")):
+        try:
+            part = Part.parse(item)
+        except ValueError:
+            continue
+        here = _path(("command", number))
+        if number == 0 and not part.templates[0].source:
+            yield Problem("config", here, 'got "", expected a program')
+        for template in part.templates:
+            for name in template.names:
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, n=1)
+                    hint = f"; did you mean ${near[0]}?" if near else f"; defined are {', '.join(sorted(known))}"
+                    yield Problem("config", here, f"nothing defines ${name}{hint}")
+                elif name in inputs:
+                    yield from _use_problems(number, part, template, name, inputs[name])
+
+
+def _use_problems(
+    number: int, part: Part, template: Template, name: str, wanted: dict[str, Any]
+) -> Iterator[Problem]:
+    here = _path(("command", number))
+    if number == 0:
+        yield Problem("config", here, f"${name} comes from the request and cannot choose the program")
+    if not part.is_group and wanted.get("required") is False and wanted.get("default") is None:
+        problem = (
+            f'${name} may be absent ("required": false); put it in a list, with its option, or give a default'
+        )
+        yield Problem("config", here, problem)
+    if wanted.get("many") is True and not template.is_one_name:
+        yield Problem("config", here, f'${name} has many values ("many": true) and must stand alone, as "${name}"')
+
+
+def _group_problems(raw: dict[str, Any]) -> Iterator[Problem]:
+    for number, wanted in enumerate(_list_at(raw, "inputs", "path_args")):
+        if not isinstance(wanted, dict) or not isinstance(wanted.get("path_regex"), str):
+            continue
+        try:
+            groups = PathRegex.parse(wanted["path_regex"]).groups
+        except ValueError:
+            continue
+        group = wanted.get("path_regex_match_group")
+        if isinstance(group, int) and not isinstance(group, bool) and group > groups:
+            place = _path(("inputs", "path_args", number, "path_regex_match_group"))
+            yield Problem(
+                "config", place, f"got {group}, expected at most {groups}: path_regex has {groups} group(s)"
+            )
+
+
+def _base_problems(base: Any, parent: Any) -> Iterator[Problem]:
+    if not isinstance(base, str) or not isinstance(parent, str) or "\0" in base + parent:
+        return
+    if Path(parent).resolve().is_relative_to(Path(base).resolve()):
+        problem = f"got {_shown(base)}, which holds the run folders themselves; name a folder apart from them"
+        yield Problem("config", "command_rundir_base", problem)
+
+
+def _results_problems(results: Any) -> Iterator[Problem]:
+    if not isinstance(results, dict):
+        return
+    if results.get("kind") == "file" and results.get("input_path") is None:
+        yield Problem("config", "outputs.results.input_path", 'required when kind is "file"')
+    first: dict[str, int] = {}
+    for number, column in enumerate(_list_at(results, "remapped_columns")):
+        name = column.get("output_name") if isinstance(column, dict) else None
+        if isinstance(name, str):
+            if name in first:
+                place = _path(("outputs", "results", "remapped_columns", number, "output_name"))
+                yield Problem("config", place, f'"{name}" is already the name of column {first[name]}')
+            first.setdefault(name, number)
+
+
+def _at(raw: Any, *steps: str) -> Any:
+    for step in steps:
+        raw = raw.get(step) if isinstance(raw, dict) else None
+    return raw
+
+
+def _list_at(raw: Any, *steps: str) -> list[Any]:
+    found = _at(raw, *steps)
+    return found if isinstance(found, list) else []
+
+
+def _dict_at(raw: Any, *steps: str) -> dict[str, Any]:
+    found = _at(raw, *steps)
+    return found if isinstance(found, dict) else {}
+
+
+def default_data_folder(config: Path, environment: Mapping[str, str]) -> Path:
+    """Where ``up`` keeps its data: below the user's state directory (XDG Base Directory), one a configuration."""
+    state = environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    absolute = config.resolve()
+    label = f"{absolute.parent.name}-{zlib.crc32(os.fsencode(absolute)):08x}"
+    return Path(state) / "script-runner" / label

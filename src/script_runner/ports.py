@@ -1,0 +1,214 @@
+"""What the core needs from outside, in its own words: tasks, leases, logs, artifacts, an executor, an identity."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from script_runner.task import Outcome, State, Task
+
+STREAMS = ("stdout", "stderr")
+BAD_CURSOR = "The cursor is not one that was given out."
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who asks. ``owner`` is the name tasks are kept under."""
+
+    owner: str
+
+
+ANONYMOUS = Identity(owner="anonymous")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some tasks, newest first, and where the next page begins (None at the end)."""
+
+    tasks: tuple[Task, ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """Bytes of a stream and the offset of the first of them in the whole stream."""
+
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run: exact arguments and environment, and the folder that names and marks the run."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    run_folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How the script's own process ended: its exit ``code``, or minus the number of the signal."""
+
+    code: int
+
+
+class Tasks(Protocol):
+    """The ledger and queue. Every method raises Error(UNAVAILABLE) while the store is away."""
+
+    async def add(self, task: Task) -> Task:
+        """Queue ``task`` durably, once per id however often it is called; return it with its ``created_at``."""
+        ...
+
+    async def get(self, task_id: str) -> Task | None: ...
+
+    async def list(self, owner: str, *, states: Sequence[State], cursor: str | None, limit: int) -> Page:
+        """Up to ``limit`` of the owner's tasks, newest first; all states when ``states`` is empty."""
+        ...
+
+    async def remove(self, task_id: str) -> bool:
+        """Forget a task that is not running; False (and nothing done) while it runs."""
+        ...
+
+    async def cancel(self, task_id: str) -> Task | None:
+        """A queued task becomes cancelled at once; the worker of a running one is told; None if unknown."""
+        ...
+
+    async def claim(self, worker: str, *, limit: int, wait_seconds: float) -> Sequence[Task]:
+        """Start up to ``limit`` queued tasks for ``worker``; wait for one if there is none."""
+        ...
+
+    async def cancellations(self, worker: str, *, wait_seconds: float) -> Sequence[str]:
+        """Ids of running tasks of ``worker`` that were asked to stop since the last call; may be empty."""
+        ...
+
+    async def finish(self, task: Task, outcome: Outcome) -> bool:
+        """Record the outcome, once; False when this run (worker, attempt) no longer holds the task."""
+        ...
+
+    async def release(self, task: Task, *, counted: bool) -> bool:
+        """Give a held task back to the queue; False when this run no longer holds it."""
+        ...
+
+    async def reap(self) -> Sequence[Task]:
+        """Settle what dead workers held: each task back in the queue or lost. Returns those it changed."""
+        ...
+
+    async def expired(self, *, limit: int) -> Sequence[str]:
+        """Ids of finished tasks past their retention, oldest first."""
+        ...
+
+    async def workers(self) -> int:
+        """How many workers hold a valid lease."""
+        ...
+
+    async def leave(self, worker: str) -> None:
+        """End the lease of ``worker`` at once; what it still held is settled by the next ``reap``."""
+        ...
+
+    async def check(self) -> Sequence[str]:
+        """What about the store endangers tasks, in sentences; Error(INVALID_CONFIG) if it cannot be used."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Lease(Protocol):
+    """The worker's right to hold tasks. Blocking, for a thread of its own."""
+
+    def renew(self, worker: str, *, seconds: float) -> bool:
+        """Hold the lease for ``seconds`` from now; False when it had been taken away in between."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Logs(Protocol):
+    """The last part of what running scripts say. A tail goes with its run: then whole logs are artifacts."""
+
+    async def append(self, task_id: str, stream: str, chunk: LogChunk) -> None:
+        """Add a chunk of a stream; one that was added before changes nothing."""
+        ...
+
+    async def read(self, task_id: str, stream: str, *, offset: int, limit: int) -> LogChunk:
+        """What is there from ``offset``; starts later when the beginning is no longer kept."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What the store knows of bytes it took in."""
+
+    size: int
+    sha256: str
+
+
+class Artifacts(Protocol):
+    """Files by key. A key is ``task/attempt/number``: it never holds a name from outside."""
+
+    async def save(self, key: str, chunks: Iterable[bytes]) -> Saved:
+        """Keep the bytes under ``key``, whole or not at all. ``chunks`` is read in another thread."""
+        ...
+
+    def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from ``start`` up to ``stop``, in pieces; Error(NOT_FOUND) if there is no such key."""
+        ...
+
+    async def remove(self, prefix: str) -> None:
+        """Remove all that was kept for a task id. Nothing there is no error."""
+        ...
+
+    async def check(self) -> None:
+        """Raise Error(UNAVAILABLE) when nothing could be saved now."""
+        ...
+
+
+class Process(Protocol):
+    """A started script and everything it started."""
+
+    stdout: BinaryIO
+    stderr: BinaryIO
+
+    async def wait(self) -> Exit:
+        """Wait until the script's own process ends."""
+        ...
+
+    async def stop(self, *, grace_seconds: float) -> Exit:
+        """TERM to the whole group, the grace, then KILL."""
+        ...
+
+    def kill(self) -> None:
+        """KILL to the whole group, now."""
+        ...
+
+    async def end(self) -> None:
+        """Kill what the script left running, and let go of it. Its streams stay readable."""
+        ...
+
+    def close(self) -> None:
+        """Close the streams."""
+        ...
+
+
+class Executor(Protocol):
+    """Starts scripts that cannot outlive this worker."""
+
+    async def start(self, command: Command) -> Process:
+        """Start the command. Error(BAD_OUTPUT) says what is wrong with it, OSError that the machine cannot now."""
+        ...
+
+    def hold_until(self, deadline: float) -> None:
+        """Kill everything if not called again before ``deadline`` (seconds of the boot-time clock)."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class AuthProvider(Protocol):
+    """Decides who asks. Found by entry point ``script_runner.auth``; built from the environment."""
+
+    async def identify(self, authorization: Sequence[str]) -> Identity:
+        """The identity behind the request's Authorization headers, or Error(UNAUTHENTICATED)."""
+        ...

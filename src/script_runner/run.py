@@ -1,0 +1,412 @@
+"""One run of a script: folder, argv, process, artifacts, results, outcome."""
+
+import asyncio
+import errno
+import fcntl
+import logging
+import mimetypes
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from script_runner import command, results
+from script_runner.errors import Code, Error
+from script_runner.ports import STREAMS, Artifacts, Command, Executor, LogChunk, Logs, Process
+from script_runner.spec import Spec
+from script_runner.task import Artifact, Outcome, Results, State, Task
+
+FOLLOW_SECONDS: Final = 0.25
+"""How often a script that runs is looked at: its output's size, and what is new in it."""
+
+FOLLOW_BYTES: Final = 64 * 1024
+ERROR_BYTES: Final = 4_000
+ERROR_LINES: Final = 20
+MAX_FILES: Final = 1_000
+
+_FICLONE: Final = 0x40049409
+"""ioctl_ficlone(2): share the blocks of a file where the file system can."""
+
+_media_types = mimetypes.MimeTypes()
+_log = logging.getLogger("script_runner.run")
+
+
+class Stop(Enum):
+    """Why a run is ended from outside."""
+
+    CANCELLED = "cancelled"
+    DRAINED = "drained"
+    LAPSED = "lapsed"
+
+
+class End(Enum):
+    """Why a run ended by itself, or by a limit of the configuration."""
+
+    EXITED = "exited"
+    TIMED_OUT = "timed out"
+    FLOODED = "flooded"
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every run needs: the script, the environment it inherits, and the adapters."""
+
+    spec: Spec
+    inherited: Mapping[str, str]
+    executor: Executor
+    artifacts: Artifacts
+    logs: Logs
+
+
+async def run(task: Task, workshop: Workshop, stop: "asyncio.Future[Stop]") -> Outcome | None:
+    """Run the script of ``task`` to its outcome; None when it was given up (drained, or the lease lapsed).
+
+    Error(UNAVAILABLE) means that the script was not started, because the machine is short of something now.
+    """
+    try:
+        async with _run_folder(workshop.spec) as folder:
+            return await _run_in(folder, task, workshop, stop)
+    except Error as error:
+        if error.code is Code.UNAVAILABLE:
+            raise
+        return Outcome(State.FAILED, error=error.message)
+    except OSError as error:
+        _log.warning("run of task %s: %s", task.id, error)
+        return Outcome(State.FAILED, error=f"The worker could not prepare the run: {error.strerror}.")
+
+
+@contextmanager
+def _machine_permitting() -> Iterator[None]:
+    """What is said only by a machine that is short of something at the moment is no fault of the task."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
+            raise Error(Code.UNAVAILABLE, f"The worker cannot start a script now: {error.strerror}.") from error
+        raise
+
+
+async def _run_in(folder: Path, task: Task, workshop: Workshop, stop: "asyncio.Future[Stop]") -> Outcome | None:
+    with _machine_permitting():
+        process = await workshop.executor.start(_command(folder, task, workshop))
+    try:
+        end = await _until_end(process, task, workshop, stop)
+        await process.end()
+        if end in (Stop.DRAINED, Stop.LAPSED):
+            return None
+        return await _collect(folder, process, end, task, workshop)
+    finally:
+        process.kill()
+        try:
+            await process.end()
+        finally:
+            process.close()
+
+
+def _command(folder: Path, task: Task, workshop: Workshop) -> Command:
+    spec = workshop.spec
+    values = command.values(spec, task.arguments, run_folder=str(folder), task_id=task.id)
+    return Command(
+        argv=command.render(spec.command, values),
+        environment=command.environment(workshop.inherited, values),
+        run_folder=folder,
+    )
+
+
+# The run folder
+
+
+@asynccontextmanager
+async def _run_folder(spec: Spec) -> AsyncIterator[Path]:
+    with _machine_permitting():
+        folder = _make_folder(spec)
+    try:
+        if spec.command_rundir_base is not None:
+            await asyncio.to_thread(_copy_base, Path(spec.command_rundir_base), folder)
+        (folder / "out").mkdir(exist_ok=True)
+        yield folder
+    finally:
+        if not spec.debug and not _is_removed_empty(folder):
+            await asyncio.to_thread(_remove_folder, folder)
+
+
+def _make_folder(spec: Spec) -> Path:
+    parent = Path(spec.command_rundir or ".").absolute()
+    try:
+        return Path(tempfile.mkdtemp(prefix="results-", dir=parent))
+    except FileNotFoundError:
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="results-", dir=parent))
+
+
+def _is_removed_empty(folder: Path) -> bool:
+    """Remove a folder in which a script has left nothing, without a thread; False if there is something."""
+    try:
+        (folder / "out").rmdir()
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _copy_base(base: Path, folder: Path) -> None:
+    if not base.is_dir():
+        raise Error(Code.BAD_OUTPUT, "The base folder of the run (command_rundir_base) is not there.")
+    try:
+        shutil.copytree(base, folder, symlinks=True, copy_function=_clone, dirs_exist_ok=True)
+    except shutil.Error as error:
+        _log.warning("base folder: %s", error)
+        raise Error(Code.BAD_OUTPUT, "The base folder of the run could not be copied whole.") from None
+    folder.chmod(0o700)
+
+
+def _clone(source: str, target: str) -> None:
+    if not Path(source).is_file():  # a FIFO would hold us up for ever, a device might never end
+        raise shutil.SpecialFileError(f"{source} is not a regular file")
+    try:
+        with open(source, "rb") as old, open(target, "wb") as new:  # noqa: PTH123 - copytree hands texts
+            try:
+                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            except OSError:
+                shutil.copyfileobj(old, new, 1 << 20)
+        shutil.copystat(source, target)
+    except OSError as error:
+        message = f"The base folder of the run could not be copied whole: {error.strerror}."
+        raise Error(Code.BAD_OUTPUT, message) from error
+
+
+def _remove_folder(folder: Path) -> None:
+    with suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            _open_up(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        _log.warning("run folder %s could not be removed", folder)
+
+
+def _open_up(folder: Path) -> None:
+    """Give back the right to remove what is inside, which a script may have taken from its own folders."""
+    with suppress(OSError):
+        folder.chmod(0o700)
+    for parent, names, _ in os.walk(folder):
+        for inner in (Path(parent, name) for name in names):
+            with suppress(OSError):
+                if not inner.is_symlink():
+                    inner.chmod(0o700)
+
+
+# While it runs
+
+
+async def _until_end(process: Process, task: Task, workshop: Workshop, stop: "asyncio.Future[Stop]") -> End | Stop:
+    """Wait for the end of the script, whatever brings it about; it is over when this returns."""
+    spec = workshop.spec
+    clock = asyncio.get_running_loop().time
+    timeout_at = None if spec.timeout_seconds is None else clock() + spec.timeout_seconds
+    exited = asyncio.ensure_future(process.wait())
+    # beside, and not in between: a log store that does not answer must not delay the end
+    telling = asyncio.create_task(_tell(process, task, workshop.logs))
+    try:
+        while True:
+            patience = FOLLOW_SECONDS
+            if timeout_at is not None:
+                patience = min(patience, max(0.0, timeout_at - clock()))
+            await asyncio.wait((exited, stop), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            output_bytes = max(_size(process.stdout), _size(process.stderr))
+            if exited.done() and not stop.done():
+                return End.FLOODED if output_bytes > spec.max_output_bytes else End.EXITED
+            end = _limit_reached(stop, timeout_at, clock(), output_bytes, spec)
+            if end in (Stop.LAPSED, End.FLOODED):  # no grace: another may get the task, or the disk fills up
+                process.kill()
+                await exited
+                return end
+            if end is not None:
+                await process.stop(grace_seconds=spec.grace_seconds)
+                return end
+    finally:
+        telling.cancel()
+
+
+def _limit_reached(
+    stop: "asyncio.Future[Stop]", timeout_at: float | None, now: float, output_bytes: int, spec: Spec
+) -> End | Stop | None:
+    if stop.done():
+        return stop.result()
+    if timeout_at is not None and now >= timeout_at:
+        return End.TIMED_OUT
+    return End.FLOODED if output_bytes > spec.max_output_bytes else None
+
+
+async def _tell(process: Process, task: Task, logs: Logs) -> None:
+    """Hand on what a running script says, the last part of it when it says a lot."""
+    streams = dict(zip(STREAMS, (process.stdout, process.stderr), strict=True))
+    told = dict.fromkeys(STREAMS, 0)
+    while True:
+        await asyncio.sleep(FOLLOW_SECONDS)
+        for name, stream in streams.items():
+            size = _size(stream)
+            start = max(told[name], size - FOLLOW_BYTES)
+            if start < size:
+                data = os.pread(stream.fileno(), size - start, start)
+                with suppress(Error):  # a tail is a courtesy: the whole log is kept at the end
+                    await logs.append(task.id, name, LogChunk(start, data))
+                    told[name] = start + len(data)
+
+
+def _size(stream: BinaryIO) -> int:
+    return os.fstat(stream.fileno()).st_size
+
+
+# What is left of it
+
+
+async def _collect(folder: Path, process: Process, end: End | Stop, task: Task, workshop: Workshop) -> Outcome:
+    keeper = _Keeper(task, workshop.artifacts)
+    _cut(process, workshop.spec.max_output_bytes)
+    exit_code = (await process.wait()).code
+    outcome = Outcome(_state(end, exit_code), exit_code=exit_code)
+    try:
+        if outcome.state is State.SUCCEEDED:
+            outcome = replace(outcome, results=await _keep_results(folder, process, workshop.spec, keeper))
+    except Error as error:
+        outcome = replace(outcome, state=State.FAILED, error=error.message)
+    try:
+        outcome = replace(outcome, files=await _keep_attachments(folder, workshop.spec, keeper))
+    except Error as error:
+        outcome = replace(outcome, state=_worse(outcome.state), error=outcome.error or error.message)
+    try:
+        outcome = replace(outcome, logs=await _keep_logs(process, keeper))
+    except Error as error:
+        outcome = replace(outcome, state=_worse(outcome.state), error=outcome.error or error.message)
+    if outcome.state is State.SUCCEEDED:
+        return outcome
+    sentence = outcome.error or _sentence(end, exit_code, workshop.spec)
+    return replace(outcome, results=None, error="\n".join([sentence, *_last_lines(process.stderr)]))
+
+
+def _cut(process: Process, max_bytes: int) -> None:
+    """Let go of what was written past the limit before the script could be stopped."""
+    for stream in (process.stdout, process.stderr):
+        if _size(stream) > max_bytes:
+            os.ftruncate(stream.fileno(), max_bytes)
+
+
+def _state(end: End | Stop, exit_code: int) -> State:
+    match end:
+        case End.EXITED:
+            return State.SUCCEEDED if exit_code == 0 else State.FAILED
+        case End.TIMED_OUT:
+            return State.TIMED_OUT
+        case Stop.CANCELLED:
+            return State.CANCELLED
+        case _:
+            return State.FAILED
+
+
+def _worse(state: State) -> State:
+    return State.FAILED if state is State.SUCCEEDED else state
+
+
+def _sentence(end: End | Stop, exit_code: int, spec: Spec) -> str:
+    match end:
+        case End.TIMED_OUT:
+            return f"The script ran longer than {spec.timeout_seconds:g} seconds and was stopped."
+        case End.FLOODED:
+            return (
+                f"The script wrote more than {spec.max_output_bytes:,} bytes to stdout or stderr and was stopped; "
+                "raise max_output_bytes, or write to a file in the run folder."
+            )
+        case Stop.CANCELLED:
+            return "The task was cancelled."
+    if exit_code >= 0:
+        return f"The script ended with exit code {exit_code}."
+    with suppress(ValueError):
+        return f"The script was killed by {signal.Signals(-exit_code).name} (signal {-exit_code})."
+    return f"The script was killed by signal {-exit_code}."
+
+
+def _last_lines(stream: BinaryIO) -> list[str]:
+    size = _size(stream)
+    start = max(0, size - ERROR_BYTES)
+    text = os.pread(stream.fileno(), ERROR_BYTES, start).decode("utf-8", "replace")
+    lines = text.splitlines()
+    if start and len(lines) > 1:
+        del lines[0]  # only its end was read
+    return lines[-ERROR_LINES:]
+
+
+class _Keeper:
+    """Saves what a run leaves under the run's own keys."""
+
+    def __init__(self, task: Task, artifacts: Artifacts) -> None:
+        self._prefix = f"{task.id}/{task.attempt}"
+        self._artifacts = artifacts
+        self._count = 0
+
+    async def keep(self, name: str, chunks: "Iterator[bytes] | results.Document", media_type: str) -> Artifact:
+        key = f"{self._prefix}/{self._count}"
+        self._count += 1
+        saved = await self._artifacts.save(key, chunks)
+        return Artifact(name, saved.size, media_type, saved.sha256, key)
+
+
+async def _keep_results(folder: Path, process: Process, spec: Spec, keeper: _Keeper) -> Results | None:
+    wanted = spec.outputs.results
+    if wanted is None:
+        return None
+    with _results_source(folder, process, wanted.kind, wanted.input_path or "") as source:
+        document = results.Document(wanted, source)
+        kept = await keeper.keep("results.json", document, "application/json")
+        return Results(kept, document.rows, document.columns)
+
+
+def _results_source(folder: Path, process: Process, kind: str, path: str) -> BinaryIO:
+    if kind == "file":
+        return results.open_inside(folder, path)
+    return _from_start(process.stdout if kind == "stdout" else process.stderr)
+
+
+async def _keep_attachments(folder: Path, spec: Spec, keeper: _Keeper) -> tuple[Artifact, ...]:
+    if not spec.outputs.attachments:
+        return ()
+    found = await asyncio.to_thread(results.attachments, folder, spec.outputs.attachments)
+    if len(found) > MAX_FILES:
+        raise Error(Code.BAD_OUTPUT, f"The attachments are {len(found):,} files; at most {MAX_FILES:,} are kept.")
+    kept = []
+    for name, path in found.items():
+        with results.open_inside(folder, path) as source:
+            kept.append(await keeper.keep(name, _chunks(source), _media_type(name)))
+    return tuple(kept)
+
+
+async def _keep_logs(process: Process, keeper: _Keeper) -> tuple[Artifact, ...]:
+    kept = []
+    for name, stream in zip(STREAMS, (process.stdout, process.stderr), strict=True):
+        if _size(stream):
+            with _from_start(stream) as source:
+                kept.append(await keeper.keep(name, _chunks(source), "text/plain; charset=utf-8"))
+    return tuple(kept)
+
+
+def _media_type(name: str) -> str:
+    """By the ending alone: a whole name would be read as a URL, which may name any type."""
+    media_type, encoding = _media_types.guess_type(f"file{Path(name).suffix}")
+    return "application/octet-stream" if media_type is None or encoding else media_type
+
+
+def _from_start(stream: BinaryIO) -> BinaryIO:
+    """A reader of its own over a captured stream."""
+    source = os.fdopen(os.dup(stream.fileno()), "rb")
+    source.seek(0)
+    return source
+
+
+def _chunks(source: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: source.read(1 << 20), b"")

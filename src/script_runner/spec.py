@@ -1,0 +1,391 @@
+"""The shape of the configuration file: frozen models that parse every pattern once and refuse unknown keys."""
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+import jsonpath
+import re2
+from jsonpath.exceptions import JSONPathError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+RESERVED_NAMES = ("RUNDIR", "TASK_ID")
+"""Names the runner itself gives a value: the run folder (absolute) and the task's id."""
+
+_DANGEROUS_NAMES = ("PATH", "IFS", "ENV", "BASH_ENV", "LD_*", "DYLD_*", "SCRIPT_RUNNER_*")
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_PLACEHOLDER = re.compile(rf"\$(?:(?P<dollar>\$)|(?P<plain>{_NAME})|\{{(?P<braced>[^}}]*)(?P<end>\}}?))", re.ASCII)
+
+
+def _plain(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("text without a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("text without half a surrogate pair, which is no character")
+    return text
+
+
+class _Parsed:
+    """Something written as text in the file and parsed once at load; keeps the text as ``source``."""
+
+    source: str
+
+    @classmethod
+    def parse(cls, source: str) -> Self:
+        """The parsed form; ValueError with what was expected when it cannot be read."""
+        raise NotImplementedError
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            cls.parse,
+            core_schema.no_info_after_validator_function(_plain, core_schema.str_schema(strict=True)),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value.source),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A ``$NAME`` inside a template."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Template(_Parsed):
+    """Text with ``$NAME`` or ``${NAME}`` in it; ``$$`` is a dollar sign, any other ``$`` stands for itself."""
+
+    source: str
+    parts: tuple[str | Name, ...]
+
+    @classmethod
+    def parse(cls, source: str) -> "Template":
+        return cls(source, tuple(_template_parts(_plain(source))))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(part.name for part in self.parts if isinstance(part, Name))
+
+    @property
+    def is_one_name(self) -> bool:
+        return len(self.parts) == 1 and isinstance(self.parts[0], Name)
+
+
+def _template_parts(source: str) -> Iterator[str | Name]:
+    end = 0
+    for match in _PLACEHOLDER.finditer(source):
+        if literal := source[end : match.start()]:
+            yield literal
+        end = match.end()
+        if match["dollar"]:
+            yield "$"
+        elif match["plain"]:
+            yield Name(match["plain"])
+        elif match["end"] and re.fullmatch(_NAME, match["braced"], re.ASCII):
+            yield Name(match["braced"])
+        else:
+            raise ValueError(f"${{NAME}} with a name of letters, digits and _ in place of {match[0]!r}")
+    if literal := source[end:]:
+        yield literal
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One item of ``command``: one argument, or a group that is left out whole when a value in it is absent."""
+
+    templates: tuple[Template, ...]
+    is_group: bool
+
+    @classmethod
+    def parse(cls, source: Any) -> "Part":
+        if isinstance(source, str):
+            return cls((Template.parse(source),), is_group=False)
+        if isinstance(source, list) and source and all(isinstance(item, str) for item in source):
+            return cls(tuple(Template.parse(item) for item in source), is_group=True)
+        raise ValueError('text, or a list of texts such as ["--season", "$SEASON"]')
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        text = core_schema.str_schema()
+        return core_schema.no_info_plain_validator_function(
+            cls.parse,
+            json_schema_input_schema=core_schema.union_schema([text, core_schema.list_schema(text, min_length=1)]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PathRegex(_Parsed):
+    """A regular expression of the linear-time RE2 kind (no look-around, no back-references)."""
+
+    source: str
+    compiled: Any
+
+    @classmethod
+    def parse(cls, source: str) -> "PathRegex":
+        options = re2.Options()
+        options.log_errors = False
+        try:
+            return cls(source, re2.compile(source, options=options))
+        except re2.error as error:
+            reason = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
+            raise ValueError(f"a regular expression in RE2 syntax ({reason})") from None
+
+    @property
+    def groups(self) -> int:
+        return int(self.compiled.groups)
+
+    def group(self, text: str, number: int) -> str | None:
+        """What group ``number`` matched, trying from the start of ``text``; None if it took no part."""
+        match = self.compiled.match(text)
+        return match.group(number) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class JsonPath(_Parsed):
+    """A JSONPath (RFC 9535) without the two functions that need a backtracking regex engine."""
+
+    source: str
+    compiled: jsonpath.JSONPath
+
+    @classmethod
+    def parse(cls, source: str) -> "JsonPath":
+        environment = jsonpath.JSONPathEnvironment(strict=True)
+        for unsafe in ("match", "search"):
+            del environment.function_extensions[unsafe]
+        try:
+            compiled = environment.compile(source)
+        except (JSONPathError, ValueError, RecursionError) as error:
+            reason = error.args[0]  # str() of the library's errors fails for an empty path
+            raise ValueError(f"a JSONPath by RFC 9535, such as $.address.city ({reason})") from None
+        if not isinstance(compiled, jsonpath.JSONPath):
+            raise ValueError("one JSONPath by RFC 9535, such as $.address.city")  # noqa: TRY004 - pydantic's way
+        return cls(source, compiled)
+
+    @property
+    def steps(self) -> tuple[str | int, ...] | None:
+        """The member names and indexes on the way, if the path can match one place only; else None."""
+        if not self.compiled.singular_query():
+            return None
+        selectors = (selector for segment in self.compiled.segments for selector in segment.selectors)
+        return tuple(getattr(selector, "name", getattr(selector, "index", 0)) for selector in selectors)
+
+    def first(self, document: Any) -> Any:
+        """The value of the first match, None if there is none."""
+        if isinstance(document, str):  # the library would parse a text once more
+            return document if not self.compiled.segments else None
+        match = self.compiled.match(document)
+        return None if match is None else match.obj
+
+
+@dataclass(frozen=True, slots=True)
+class Glob(_Parsed):
+    """A file pattern relative to the run folder: ``*``, ``?``, ``[…]``, and ``**`` for any depth."""
+
+    source: str
+    components: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, source: str) -> "Glob":
+        components = tuple(part for part in source.split("/") if part != ".")
+        if not components or ".." in components or "" in components:
+            raise ValueError("a file pattern inside the run folder, such as *.pdf or plots/**/*.png")
+        return cls(source, components)
+
+    def matches(self, relative: str) -> bool:
+        """Whether the pattern matches this path, relative to the run folder, with ``/`` between its parts."""
+        return _components_match(tuple(relative.split("/")), self.components)
+
+
+def _components_match(parts: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    """Goes all ways through the patterns at once: no depth and no number of ``**`` is too much."""
+    reached = _past_stars({0}, patterns)
+    for part in parts:
+        taken = [number for number in reached if number < len(patterns) and _one_matches(part, patterns[number])]
+        after = {number if patterns[number] == "**" else number + 1 for number in taken}
+        reached = _past_stars(after, patterns)
+    return len(patterns) in reached
+
+
+def _past_stars(reached: set[int], patterns: tuple[str, ...]) -> set[int]:
+    """The places reached, and those behind each ``**`` there, which may stand for nothing."""
+    for number, pattern in enumerate(patterns):
+        if pattern == "**" and number in reached:
+            reached.add(number + 1)
+    return reached
+
+
+def _one_matches(part: str, pattern: str) -> bool:
+    if part.startswith(".") and not pattern.startswith("."):
+        return False
+    return fnmatch.fnmatchcase(part, pattern)
+
+
+def _variable_name(name: str) -> str:
+    if not re.fullmatch(_NAME, name, re.ASCII):
+        raise ValueError("a name of letters, digits and _ that does not begin with a digit")
+    if name in RESERVED_NAMES:
+        raise ValueError(f"another name: {name} is reserved")
+    return name
+
+
+def _input_name(name: str) -> str:
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in _DANGEROUS_NAMES):
+        raise ValueError(f"another name: {name} would change how programs are found or loaded")
+    return name
+
+
+def _relative_file(path: str) -> str:
+    if not path or path.startswith("/") or ".." in path.split("/"):
+        raise ValueError("the path of a file inside the run folder")
+    return path
+
+
+def _json_text(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, bool | int | float) else value
+
+
+def _from_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _all_or_list(value: Any) -> Any:
+    if value is not True and not isinstance(value, list | tuple):
+        raise ValueError("true, or a list of patterns of names")
+    return ("*",) if value is True else tuple(value)
+
+
+PlainText = Annotated[str, AfterValidator(_plain)]
+VariableName = Annotated[str, AfterValidator(_variable_name)]
+InputName = Annotated[VariableName, AfterValidator(_input_name)]
+DefaultText = Annotated[PlainText, BeforeValidator(_json_text, json_schema_input_type=str | int | float | bool)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class _Input(_Model):
+    """What every input says, wherever its value comes from."""
+
+    env_var_name: InputName
+    default: DefaultText | None = None
+    required: bool | None = Field(None, description="default: true if the command uses it outside a group")
+    allow_leading_dash: bool = False
+    description: PlainText | None = None
+    example: DefaultText | None = None
+
+
+class PathInput(_Input):
+    """A value from the path after ``/task/``."""
+
+    path_regex: PathRegex
+    path_regex_match_group: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def group(self) -> int:
+        if self.path_regex_match_group is not None:
+            return self.path_regex_match_group
+        return 1 if self.path_regex.groups else 0
+
+
+class QueryInput(_Input):
+    """A value from the query string."""
+
+    query_var_name: PlainText
+    many: bool = False
+
+
+class BodyInput(_Input):
+    """A value from the JSON body."""
+
+    body_jsonpath: JsonPath
+
+
+AnyInput = PathInput | QueryInput | BodyInput
+
+
+class Inputs(_Model):
+    """All values a request may carry."""
+
+    path_args: Annotated[tuple[PathInput, ...], BeforeValidator(_from_list)] = ()
+    query_args: Annotated[tuple[QueryInput, ...], BeforeValidator(_from_list)] = ()
+    body_args: Annotated[tuple[BodyInput, ...], BeforeValidator(_from_list)] = ()
+
+    @property
+    def all(self) -> tuple[AnyInput, ...]:
+        return (*self.path_args, *self.query_args, *self.body_args)
+
+
+class Column(_Model):
+    """One column of the answer and where it comes from."""
+
+    output_name: PlainText
+    input_name: PlainText
+    skip_list: Annotated[tuple[PlainText, ...], BeforeValidator(_from_list)] | None = Field(
+        None, description="a row is left out when its value is exactly one of these"
+    )
+
+
+class ResultsSpec(_Model):
+    """Where the rows come from and how they are read."""
+
+    kind: Literal["file", "stdout", "stderr"]
+    format: Literal["csv", "json"]
+    input_path: Annotated[PlainText, AfterValidator(_relative_file)] | None = None
+    remapped_columns: Annotated[tuple[Column, ...], BeforeValidator(_from_list)] | None = None
+
+
+class Outputs(_Model):
+    """What is kept of a run."""
+
+    results: ResultsSpec | None = None
+    attachments: Annotated[tuple[Glob, ...], BeforeValidator(_from_list)] = ()
+
+
+class EnvironmentSpec(_Model):
+    """What the script's environment holds besides its inputs."""
+
+    set: dict[VariableName, PlainText] = {}
+    inherit: Annotated[
+        tuple[PlainText, ...],
+        BeforeValidator(_all_or_list, json_schema_input_type=Literal[True] | tuple[str, ...]),
+    ] = ("*",)
+
+
+class Spec(_Model):
+    """One script behind the API."""
+
+    title: PlainText | None = None
+    description: PlainText | None = None
+    command: Annotated[tuple[Part, ...], BeforeValidator(_from_list), Field(min_length=1)]
+    command_rundir: PlainText | None = None
+    command_rundir_base: PlainText | None = None
+    debug: bool | None = None
+    inputs: Inputs = Inputs()
+    outputs: Outputs = Outputs()
+    timeout_seconds: Seconds | None = None
+    grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    on_worker_lost: Literal["fail", "retry"] = "fail"
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    retention_seconds: Seconds = 86_400.0
+    max_output_bytes: Annotated[int, Field(ge=1)] = 1 << 30
+    environment: EnvironmentSpec = EnvironmentSpec()
+
+    @property
+    def attempts(self) -> int:
+        """How often a task of this script may be started."""
+        return self.max_attempts if self.on_worker_lost == "retry" else 1
+
+    def is_required(self, wanted: AnyInput) -> bool:
+        """Whether a request without this value is refused."""
+        if wanted.default is not None:
+            return False
+        if wanted.required is not None:
+            return wanted.required
+        bare = (part for part in self.command if not part.is_group)
+        return any(wanted.env_var_name in template.names for part in bare for template in part.templates)

@@ -1,0 +1,1 @@
+"""The HTTP side: routes, documents and the description of the API."""

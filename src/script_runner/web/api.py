@@ -1,0 +1,351 @@
+"""The routes: HTTP in, a call of the service, a document out."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp
+
+from script_runner.errors import Code, Error, Problem
+from script_runner.inputs import Request
+from script_runner.ports import STREAMS, AuthProvider, Identity
+from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE, Service
+from script_runner.task import Artifact, State, Task
+from script_runner.web import documents, openapi, problems
+from script_runner.web.cors import Cors
+
+ONE_PIECE_BYTES = 256 * 1024
+"""A document up to this size is sent in one piece, with its length."""
+
+PAGE_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+FILE_POLICY = "default-src 'none'; sandbox"
+"""A file comes from a script: a browser is to run nothing in it (Content Security Policy 3)."""
+
+Handler = Callable[[HttpRequest, Identity], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator chose for the HTTP side."""
+
+    version: str
+    max_body_bytes: int = 1 << 20
+    cors_origins: tuple[str, ...] = ("*",)
+    is_authenticated: bool = False
+
+
+def application(service: Service, auth: AuthProvider, options: Options) -> ASGIApp:
+    """The ASGI application. Every route but ``/health`` asks ``auth`` first."""
+    api = _Api(service, options)
+
+    def guarded(path: str, method: str, handler: Handler) -> Route:
+        async def endpoint(request: HttpRequest) -> Response:
+            credentials = request.headers.getlist("authorization")
+            try:
+                identity = await auth.identify(credentials)
+                return await handler(request, identity)
+            except Error as error:
+                return problems.response(error, _challenge(error, credentials))
+
+        route = Route(path, endpoint, methods=[method])
+        route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)  # a newline may stand in path and name
+        return route
+
+    routes = [
+        Route("/health", api.health, methods=["GET"]),
+        guarded("/", "GET", api.home),
+        guarded("/ready", "GET", api.ready),
+        guarded("/openapi.json", "GET", api.openapi),
+        guarded("/docs", "GET", api.docs),
+        guarded("/docs/{asset}", "GET", api.asset),
+        guarded("/task", "GET", api.list),
+        guarded("/task", "POST", api.submit),
+        guarded("/task/{id:uuid}/cancel", "POST", api.cancel),
+        guarded("/task/{path:path}", "POST", api.submit),
+        guarded("/task/{id}", "GET", api.get),
+        guarded("/task/{id}", "DELETE", api.remove),
+        guarded("/task/{id}/results", "GET", api.results),
+        guarded("/task/{id}/attachments/{name:path}", "GET", api.attachment),
+        guarded("/task/{id}/logs", "GET", api.logs),
+        guarded("/script", "POST", api.submit_script),
+        guarded("/script/{path:path}", "POST", api.submit_script),
+        guarded("/script/{id}", "GET", api.get),
+    ]
+    starlette = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem, Exception: _unforeseen})
+    starlette.router.redirect_slashes = False
+    return Cors(starlette, options.cors_origins)
+
+
+class _Api:
+    """One method a route."""
+
+    def __init__(self, service: Service, options: Options) -> None:
+        self._service = service
+        self._options = options
+        description = openapi.document(
+            service.spec,
+            version=options.version,
+            is_authenticated=options.is_authenticated,
+            max_body_bytes=options.max_body_bytes,
+        )
+        self._openapi = msgspec.json.encode(description)
+
+    # The server itself
+
+    async def health(self, _request: HttpRequest) -> Response:
+        return _json({"version": self._options.version, "server": True})
+
+    async def home(self, _request: HttpRequest, _identity: Identity) -> Response:
+        return RedirectResponse("docs")
+
+    async def ready(self, _request: HttpRequest, _identity: Identity) -> Response:
+        return _json({"ready": True, "workers": await self._service.readiness()})
+
+    async def openapi(self, _request: HttpRequest, _identity: Identity) -> Response:
+        return Response(self._openapi, media_type="application/json")
+
+    async def docs(self, _request: HttpRequest, _identity: Identity) -> Response:
+        return _page("docs.html", "text/html")
+
+    async def asset(self, request: HttpRequest, _identity: Identity) -> Response:
+        name = request.path_params["asset"]
+        if name not in openapi.ASSETS:
+            raise Error(Code.NOT_FOUND, "There is nothing here.")
+        return _page(name, openapi.ASSETS[name])
+
+    # Tasks
+
+    async def submit(self, request: HttpRequest, identity: Identity) -> Response:
+        return await self._submit(request, identity, status_code=202)
+
+    async def submit_script(self, request: HttpRequest, identity: Identity) -> Response:
+        return await self._submit(request, identity, status_code=200)
+
+    async def _submit(self, request: HttpRequest, identity: Identity, *, status_code: int) -> Response:
+        _refuse_what_is_no_text(request)
+        asked = Request(
+            path=request.path_params.get("path", ""),
+            query=tuple(request.query_params.multi_items()),
+            body=await self._body(request),
+            content_type=request.headers.get("content-type"),
+        )
+        task = await self._service.submit(identity, asked)
+        return _json(documents.summary(task), status_code=status_code, headers={"Location": f"/task/{task.id}"})
+
+    async def get(self, request: HttpRequest, identity: Identity) -> Response:
+        attachments = _choice(request, "attachments", ("inline", "links", "none"))
+        task = await self._service.get(identity, request.path_params["id"])
+        return await self._document(task, attachments)
+
+    async def list(self, request: HttpRequest, identity: Identity) -> Response:
+        page = await self._service.list(
+            identity,
+            states=_states(request),
+            cursor=request.query_params.get("cursor"),
+            limit=_number(request, "limit", default=50, least=1, most=MAX_PAGE),
+        )
+        return _json({"tasks": [documents.summary(task) for task in page.tasks], "next": page.cursor})
+
+    async def cancel(self, request: HttpRequest, identity: Identity) -> Response:
+        task = await self._service.cancel(identity, str(request.path_params["id"]))
+        return _json(documents.summary(task), status_code=202)
+
+    async def remove(self, request: HttpRequest, identity: Identity) -> Response:
+        await self._service.remove(identity, request.path_params["id"])
+        return Response(status_code=204)
+
+    async def results(self, request: HttpRequest, identity: Identity) -> Response:
+        wanted = _choice(request, "format", ("json", "csv"))
+        results = await self._service.results(identity, request.path_params["id"])
+        if wanted == "json":
+            pieces = await _begun(self._service.read(results.artifact))
+            return StreamingResponse(pieces, media_type="application/json")
+        if results.columns is None:
+            raise _wrong("format", "csv needs rows, and these results are another JSON document")
+        rows = await _begun(documents.results_csv(self._service, results))
+        return StreamingResponse(rows, media_type="text/csv; charset=utf-8; header=present")
+
+    async def attachment(self, request: HttpRequest, identity: Identity) -> Response:
+        name = request.path_params["name"]
+        artifact = await self._service.attachment(identity, request.path_params["id"], name)
+        return await self._file(request, artifact)
+
+    async def logs(self, request: HttpRequest, identity: Identity) -> Response:
+        stream = _choice(request, "stream", STREAMS)
+        offset = _number(request, "offset", default=0, least=0, most=MAX_LOG_OFFSET)
+        chunk = await self._service.log(identity, request.path_params["id"], stream, offset=offset)
+        ends = chunk.offset + len(chunk.data)
+        headers = {"X-Log-Offset": str(chunk.offset), "X-Log-Next-Offset": str(ends), "Cache-Control": "no-store"}
+        return Response(chunk.data, media_type="text/plain; charset=utf-8", headers=headers)
+
+    # Ways to answer
+
+    async def _body(self, request: HttpRequest) -> bytes:
+        """The whole body, or Error(TOO_LARGE) before more than the limit is read."""
+        limit = self._options.max_body_bytes
+        announced = request.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > limit:
+            raise _too_large(limit)
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit:
+                raise _too_large(limit)
+        return bytes(body)
+
+    async def _document(self, task: Task, attachments: str) -> Response:
+        pieces = documents.whole(self._service, task, attachments=attachments)
+        if documents.size(task, attachments=attachments) > ONE_PIECE_BYTES:
+            return StreamingResponse(await _begun(pieces), media_type="application/json")
+        return Response(b"".join([piece async for piece in pieces]), media_type="application/json")
+
+    async def _file(self, request: HttpRequest, artifact: Artifact) -> Response:
+        """A file, or the one range of it that was asked for (RFC 9110, section 14)."""
+        tag = f'"{artifact.sha256}"'
+        headers = {
+            "ETag": tag,
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "private, no-cache",
+            "Content-Disposition": _disposition(artifact.name),
+            "Content-Security-Policy": FILE_POLICY,
+        }
+        known = request.headers.get("if-none-match", "")
+        if tag in known or known.strip() == "*":
+            return Response(status_code=304, headers=headers)
+        wanted = request.headers.get("range") if request.headers.get("if-range", tag) == tag else None
+        start, stop = _range(wanted, artifact.size)
+        status = 200
+        if start is None:
+            refusal = Error(Code.RANGE_NOT_SATISFIABLE, f"The file has {artifact.size} bytes.")
+            return problems.response(refusal, {"Content-Range": f"bytes */{artifact.size}"})
+        if (start, stop) != (0, artifact.size):
+            status = 206
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{artifact.size}"
+        headers["Content-Length"] = str(stop - start)
+        pieces = await _begun(self._service.read(artifact, start=start, stop=stop))
+        return StreamingResponse(pieces, status, headers, media_type=artifact.media_type)
+
+
+# Reading a request
+
+
+def _refuse_what_is_no_text(request: HttpRequest) -> None:
+    """Bytes that are not UTF-8 would reach the script as replacement characters."""
+    parts = {"path": request.scope["raw_path"], "query": request.scope["query_string"]}
+    for where, raw in parts.items():
+        try:
+            unquote_to_bytes(raw).decode()
+        except UnicodeDecodeError:
+            raise _wrong(where, "is not UTF-8 text", where=where) from None
+
+
+def _choice(request: HttpRequest, name: str, words: tuple[str, ...]) -> str:
+    """A query parameter that takes one of these words, the first by default."""
+    word = request.query_params.get(name, words[0])
+    if word not in words:
+        raise _wrong(name, f"must be one of {', '.join(words)}")
+    return word
+
+
+def _number(request: HttpRequest, name: str, *, default: int, least: int, most: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,16}", text) or not least <= int(text) <= most:
+        raise _wrong(name, f"must be a whole number from {least} to {most}")
+    return int(text)
+
+
+def _states(request: HttpRequest) -> tuple[State, ...]:
+    words = [word for value in request.query_params.getlist("state") for word in value.split(",") if word]
+    try:
+        return tuple(State(word) for word in words)
+    except ValueError:
+        raise _wrong("state", f"must be one of {', '.join(State)}") from None
+
+
+def _wrong(name: str, problem: str, *, where: str = "query") -> Error:
+    return Error(Code.INVALID_INPUT, f"{name} {problem}.", (Problem(where, name, problem),))
+
+
+def _too_large(limit: int) -> Error:
+    return Error(Code.TOO_LARGE, f"The body is larger than {limit:,} bytes.")
+
+
+def _range(header: str | None, size: int) -> tuple[int | None, int]:
+    """Start and stop of the range asked for; the whole for none, several or unknown; None if beyond the end."""
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header or "")
+    if not match or match.groups() == ("", ""):
+        return 0, size
+    first, last = match.groups()
+    if not first:
+        length = int(last)
+        return (max(0, size - length), size) if length and size else (None, 0)
+    start = int(first)
+    if last and int(last) < start:
+        return 0, size
+    return (start, min(size, int(last) + 1 if last else size)) if start < size else (None, 0)
+
+
+# Writing an answer
+
+
+def _challenge(error: Error, credentials: Sequence[str]) -> dict[str, str]:
+    """What a refused caller is told (RFC 6750, section 3): a token is needed, or the one that came is no good."""
+    if error.code is not Code.UNAUTHENTICATED:
+        return {}
+    return {"WWW-Authenticate": 'Bearer error="invalid_token"' if credentials else "Bearer"}
+
+
+def _json(document: Any, *, status_code: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(document), status_code, headers, media_type="application/json")
+
+
+def _page(name: str, media_type: str) -> Response:
+    content = (resources.files("script_runner.web") / "page" / name).read_bytes()
+    headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
+    return Response(content, media_type=media_type, headers=headers)
+
+
+def _disposition(name: str) -> str:
+    """Always a download, under its own name (RFC 6266)."""
+    return f"attachment; filename*=UTF-8''{quote(name.rpartition('/')[2], safe='')}"
+
+
+async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same pieces, the first of them already made, so that what fails at once can still be said by status."""
+    first = await anext(pieces, b"")
+
+    async def all_of_them() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    return all_of_them()
+
+
+async def _http_problem(request: HttpRequest, error: Exception) -> Response:
+    """What the router refuses: an unknown path or method."""
+    is_method = isinstance(error, HTTPException) and error.status_code == 405  # noqa: PLR2004 - RFC 9110
+    if is_method:
+        refusal = Error(Code.METHOD_NOT_ALLOWED, f"{request.method} is not allowed here.")
+        return problems.response(refusal, {"Allow": ", ".join(_allowed(request))})
+    return problems.response(Error(Code.NOT_FOUND, "There is nothing here."))
+
+
+def _allowed(request: HttpRequest) -> list[str]:
+    """The methods of all routes that this path has."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in fitting for method in route.methods or ()})
+
+
+async def _unforeseen(_request: HttpRequest, _error: Exception) -> Response:
+    return problems.response(Error(Code.INTERNAL, ""))

@@ -1,0 +1,106 @@
+"""Bounds what a client may send, and for how long, before a request is whole: the parser itself knows no end."""
+
+import asyncio
+import re
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from script_runner.errors import Code, Error
+from script_runner.web import problems
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Request line and header fields together; also what may come between the parts of a chunked body."""
+
+SECONDS_TO_ASK: Final = 60.0
+"""How long a request may take to arrive, and a connection may stand open before its first."""
+
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_UPGRADE = re.compile(rb"\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee][ \t]*:[^\n]*")
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's protocol behind a gate: a head goes in when it is whole, and without a wish to upgrade.
+
+    A server may ignore Upgrade (RFC 9110, section 7.8), but the parser would stop before the body, and take that
+    for the next request.
+    """
+
+    _head = b""
+    _is_in_head = True
+    _idle_bytes = 0
+    _clock: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._clock is None:
+            self._start_clock()
+        if not self._is_in_head:
+            self._feed_body(data)
+            return
+        self._head += data
+        end = _HEAD_END.search(self._head)
+        if (end.end() if end else len(self._head)) > MAX_HEAD_BYTES:
+            self._refuse(Error(Code.HEAD_TOO_LARGE, "The request line and header fields are too large."))
+        elif end:
+            head, rest = self._head[: end.end()], self._head[end.end() :]
+            self._head = b""
+            super().data_received(_UPGRADE.sub(b"", head) + rest)
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self._idle_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = -1
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_in_head = True
+        self._stop_clock()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Error(Code.INVALID_INPUT, msg))
+
+    def _feed_body(self, data: bytes) -> None:
+        """Feed the parser; what brings the body no further (chunk extensions, trailers) has a limit, too."""
+        idle_before = max(0, self._idle_bytes)
+        self._idle_bytes = idle_before + len(data)
+        super().data_received(data)
+        if self._idle_bytes > MAX_HEAD_BYTES and not self._is_in_head:
+            self._refuse(Error(Code.HEAD_TOO_LARGE, "The trailer fields are too large."))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        self.transport.close()  # only a pipelined request comes so far with its Upgrade
+
+    def _refuse(self, error: Error) -> None:
+        """Answer with this error, and end the connection."""
+        answer = problems.response(error)
+        status = f"HTTP/1.1 {answer.status_code} {problems.STATUS[error.code].phrase}\r\n".encode()
+        fields = [*answer.raw_headers, (b"access-control-allow-origin", b"*"), (b"connection", b"close")]
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+        self.transport.write(status + lines + b"\r\n" + bytes(answer.body))
+        self.transport.close()
+
+    def _start_clock(self) -> None:
+        self._clock = self.loop.call_later(SECONDS_TO_ASK, self._give_up)
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    def _give_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()

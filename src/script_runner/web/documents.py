@@ -1,0 +1,141 @@
+"""The JSON documents of the API, in pieces, so that no result or file is ever whole in memory."""
+
+import binascii
+import csv
+import io
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from script_runner.service import Service
+from script_runner.task import Artifact, Results, State, Task
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+STATUS = {
+    State.QUEUED: "not-ready",
+    State.RUNNING: "not-ready",
+    State.SUCCEEDED: "ready",
+    State.FAILED: "failed",
+    State.TIMED_OUT: "failed",
+    State.CANCELLED: "failed",
+    State.LOST: "failed",
+}
+
+
+def summary(task: Task) -> dict[str, Any]:
+    """What a listing says of a task, and the beginning of its whole document."""
+    return {
+        "id": task.id,
+        "status": STATUS[task.state],
+        "state": task.state.value,
+        "created_at": _time(task.created_at),
+        "started_at": _time(task.started_at),
+        "finished_at": _time(task.finished_at),
+        "exit_code": task.outcome.exit_code if task.outcome else None,
+        "attempt": task.attempt,
+    }
+
+
+async def whole(service: Service, task: Task, *, attachments: str) -> AsyncIterator[bytes]:
+    """The task document; ``attachments`` is inline (base64), links or none."""
+    yield _encode(summary(task))[:-1]
+    outcome = task.outcome
+    if outcome is not None:
+        if task.state is State.SUCCEEDED:
+            yield b',"results":'
+            if outcome.results is None:
+                yield b"null"
+            else:
+                async for piece in service.read(outcome.results.artifact):
+                    yield piece
+        yield b',"attachments":'
+        if attachments == "inline":
+            async for piece in _inline(service, outcome.files):
+                yield piece
+        else:
+            named = {file.name: url(task, file) for file in outcome.files} if attachments == "links" else {}
+            yield _encode(named)
+        yield b',"files":' + _encode([_file(task, file) for file in outcome.files])
+        if outcome.error is not None:
+            yield b',"error":' + _encode(outcome.error)
+    yield b"}"
+
+
+def size(task: Task, *, attachments: str) -> int:
+    """About how many bytes the document of a task has."""
+    outcome = task.outcome
+    if outcome is None:
+        return 0
+    rows = outcome.results.artifact.size if outcome.results else 0
+    files = sum(file.size * 4 // 3 for file in outcome.files) if attachments == "inline" else 0
+    return rows + files
+
+
+def url(task: Task, file: Artifact) -> str:
+    return f"/task/{task.id}/attachments/{quote(file.name)}"
+
+
+async def results_csv(service: Service, results: Results) -> AsyncIterator[bytes]:
+    """The rows as CSV by RFC 4180, with a line of column names first."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, results.columns or (), restval="", lineterminator="\r\n")
+    writer.writeheader()
+    rest = b""
+    async for piece in service.read(results.artifact):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"{"):
+                row = msgspec.json.decode(line.removesuffix(b","))
+                writer.writerow({name: _cell(value) for name, value in row.items()})
+        yield text.getvalue().encode()
+        text.seek(0)
+        text.truncate()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _encode(value).decode()
+
+
+def _file(task: Task, file: Artifact) -> dict[str, Any]:
+    return {
+        "name": file.name,
+        "size": file.size,
+        "media_type": file.media_type,
+        "sha256": file.sha256,
+        "url": url(task, file),
+    }
+
+
+async def _inline(service: Service, files: tuple[Artifact, ...]) -> AsyncIterator[bytes]:
+    yield b"{"
+    for number, file in enumerate(files):
+        yield (b"," if number else b"") + _encode(file.name) + b':"'
+        async for piece in _base64(service.read(file)):
+            yield piece
+        yield b'"'
+    yield b"}"
+
+
+async def _base64(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Standard base64 (RFC 4648, section 4) of all pieces together."""
+    rest = b""
+    async for piece in pieces:
+        joined = rest + piece if rest else piece
+        even = len(joined) - len(joined) % 3
+        rest = joined[even:]
+        yield binascii.b2a_base64(memoryview(joined)[:even], newline=False)
+    if rest:
+        yield binascii.b2a_base64(rest, newline=False)
+
+
+def _time(seconds: float | None) -> str | None:
+    """A moment by RFC 3339, in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

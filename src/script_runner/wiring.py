@@ -1,0 +1,439 @@
+"""Puts everything together: settings to adapters to service, worker and server. The only file that knows all.
+
+The server's half (uvicorn, Starlette) and the worker's are imported where they are put together, so that neither
+process carries the other: 15 MB and 0.2 s each.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import re
+import resource
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from script_runner import __version__, command, inputs
+from script_runner.adapters.redis import RedisLease, RedisLogs, RedisTasks, check_url
+from script_runner.adapters.store import FileArtifacts
+from script_runner.adapters.valkey import EmbeddedServer
+from script_runner.config import Settings, default_data_folder, read_spec, script_environment
+from script_runner.errors import Code, Error, Problem
+from script_runner.inputs import Request
+from script_runner.ports import Artifacts, AuthProvider
+from script_runner.service import Service, tend
+from script_runner.spec import Spec
+from script_runner.worker import cancelled, first_of
+
+DEFAULT_PORT = 8000
+PORTS_TO_TRY = 50
+DESCRIPTORS_OF_WORKER = 40
+DESCRIPTORS_OF_RUN = 10
+SHELLS = ("sh", "bash", "dash", "ksh", "zsh")
+TEND_SECONDS = 1.0
+SECONDS_TO_CLOSE = 5
+"""How long answers that are being sent may take when the server stops."""
+
+Announce = Callable[[str], None]
+
+_log = logging.getLogger("script_runner")
+
+
+# Checking
+
+
+def load(settings: Settings) -> Spec:
+    """The configuration; Error(INVALID_CONFIG) with all that is wrong."""
+    return read_spec(Path(settings.config))
+
+
+def cautions(spec: Spec) -> list[str]:
+    """What would make runs fail on this machine, in sentences."""
+    program = spec.command[0].templates[0]
+    found = []
+    if not program.names and shutil.which(program.source) is None:
+        found.append(f"command[0]: the program {program.source!r} is not found on this machine")
+    found += [f"command[{number}]: {problem}" for number, problem in _shell_code(spec)]
+    if spec.command_rundir_base is not None and not Path(spec.command_rundir_base).is_dir():
+        found.append(f"command_rundir_base: the folder {spec.command_rundir_base!r} is not there")
+    return found
+
+
+def _shell_code(spec: Spec) -> Iterator[tuple[int, str]]:
+    """Values that the configuration itself puts into the text of a shell's ``-c``."""
+    inputs_by_name = {wanted.env_var_name for wanted in spec.inputs.all}
+    words = [part.templates[0] for part in spec.command]
+    if Path(words[0].source).name not in SHELLS:
+        return
+    for number, (option, code) in enumerate(pairwise(words), start=1):
+        held = inputs_by_name.intersection(code.names)
+        if re.fullmatch("-[a-z]*c", option.source) and held:
+            name = min(held)
+            problem = f'${name} would become shell code; write "$${name}" to let the shell read the variable'
+            yield number, problem
+
+
+def explain(
+    spec: Spec,
+    *,
+    path: str,
+    query: Sequence[tuple[str, str]],
+    body: bytes | None,
+    environment: Mapping[str, str],
+) -> dict[str, Any]:
+    """The exact argv of a request and what its environment has; Error says what is wrong with the request."""
+    arguments = inputs.bind(spec, Request(path=path, query=tuple(query), body=body or b""))
+    parent = Path(spec.command_rundir or ".").absolute()
+    values = command.values(spec, arguments, run_folder=f"{parent}/results-XXXXXXXX", task_id="TASK-ID")
+    inherited = script_environment(environment, spec)
+    return {
+        "argv": list(command.render(spec.command, values)),
+        "environment": command.environment({}, values),
+        "inherited": sorted(set(inherited) - set(values)),
+        "working_directory": str(Path.cwd()),
+    }
+
+
+# Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The adapters that a server and a worker share."""
+
+    tasks: RedisTasks
+    logs: RedisLogs
+    artifacts: Artifacts
+
+
+@contextlib.asynccontextmanager
+async def _parts(settings: Settings) -> AsyncIterator[Parts]:
+    url = required_redis_url(settings)
+    parts = Parts(
+        RedisTasks(url, settings.namespace),
+        RedisLogs(url, settings.namespace),
+        _artifacts(settings),
+    )
+    try:
+        yield parts
+    finally:
+        await parts.tasks.close()
+        await parts.logs.close()
+
+
+def required_redis_url(settings: Settings) -> str:
+    """The Redis URL, or Error(INVALID_CONFIG) that says what to do."""
+    if settings.redis_url is None:
+        raise Error(
+            Code.INVALID_CONFIG,
+            "No Redis is configured: give --redis redis://host:6379/0 or set SCRIPT_RUNNER_REDIS_URL; "
+            "for all in one on this machine use: script-runner up.",
+            (Problem("environment", "SCRIPT_RUNNER_REDIS_URL", "not set"),),
+        )
+    check_url(settings.redis_url)
+    return settings.redis_url
+
+
+def require_stores(settings: Settings) -> None:
+    """Raise Error(INVALID_CONFIG) if Redis or the artifact store are not named, or cannot be what they are."""
+    required_redis_url(settings)
+    _artifacts(settings)
+
+
+def wrong_settings(settings: Settings, environment: Mapping[str, str]) -> list[Error]:
+    """All that is wrong with what is set in the environment; what is not set may come by option."""
+    checks: list[Callable[[], object]] = [lambda: auth_provider(settings, environment)]
+    checks += [lambda: required_redis_url(settings)] if settings.redis_url else []
+    checks += [lambda: _artifacts(settings)] if settings.store_url else []
+    found = []
+    for check in checks:
+        try:
+            check()
+        except Error as error:
+            found.append(error)
+    return found
+
+
+def _artifacts(settings: Settings) -> Artifacts:
+    """The artifact store behind the URL, by its scheme."""
+    url = settings.store_url
+    match url.partition(":")[0] if url else None:
+        case None:
+            problem = "No artifact store is configured: give --store or set SCRIPT_RUNNER_STORE"
+        case "file":
+            return FileArtifacts(str(url))
+        case scheme:
+            problem = f"There is no artifact store for {scheme!r} URLs; set SCRIPT_RUNNER_STORE"
+    raise Error(
+        Code.INVALID_CONFIG,
+        f"{problem} to a folder that servers and workers share, as file:///srv/script-runner.",
+        (Problem("environment", "SCRIPT_RUNNER_STORE", problem),),
+    )
+
+
+def auth_words() -> list[str]:
+    """The words that AUTH_PROVIDER takes here."""
+    return sorted({point.name for point in entry_points(group="script_runner.auth")})
+
+
+def auth_provider(settings: Settings, environment: Mapping[str, str]) -> tuple[str, AuthProvider]:
+    """The chosen word and its provider. Not set means ``none``, on loopback only."""
+    word = settings.auth_provider
+    known = ", ".join(auth_words())
+    if word is None:
+        if not _is_loopback(settings.host):
+            raise Error(
+                Code.INVALID_CONFIG,
+                f"To listen on {settings.host}, say who may ask: set AUTH_PROVIDER to one of {known}.",
+                (Problem("environment", "AUTH_PROVIDER", "not set"),),
+            )
+        word = "none"
+    for point in entry_points(group="script_runner.auth", name=word):
+        return word, _started(point, environment)
+    message = f"AUTH_PROVIDER is {word!r}, expected one of {known}."
+    raise Error(Code.INVALID_CONFIG, message, (Problem("environment", "AUTH_PROVIDER", message),))
+
+
+def _started(point: EntryPoint, environment: Mapping[str, str]) -> AuthProvider:
+    """The provider of an entry point; whatever it raises ends the start with a sentence."""
+    try:
+        provider: AuthProvider = point.load()(environment)
+    except Error:
+        raise
+    except Exception as error:
+        message = f"AUTH_PROVIDER {point.name!r} cannot be started: {type(error).__name__}: {error}."
+        raise Error(Code.INVALID_CONFIG, message, (Problem("environment", "AUTH_PROVIDER", message),)) from error
+    return provider
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# The server
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A listening socket. Without a chosen port, the first free one from the default on."""
+    wanted = [settings.port] if settings.port is not None else range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TO_TRY)
+    for port in wanted:
+        try:
+            family = socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM)[0][0]
+            return socket.create_server((settings.host, port), family=family, backlog=2048)
+        except OSError as error:
+            reason = error.strerror or str(error)
+    message = f"Cannot listen on {settings.host} port {wanted[0]}: {reason}. Choose another with --port."
+    raise Error(Code.INVALID_CONFIG, message, (Problem("option", "--port", reason),))
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(
+    settings: Settings, spec: Spec, listener: socket.socket, *, stop: asyncio.Event, announce: Announce
+) -> None:
+    """Serve the API until ``stop`` is set."""
+    from script_runner.web.api import Options, application  # noqa: PLC0415 - the server's half
+
+    word, auth = auth_provider(settings, os.environ)
+    async with _parts(settings) as parts:
+        service = Service(spec, parts.tasks, parts.logs, parts.artifacts)
+        options = Options(
+            version=settings.server_version or __version__,
+            max_body_bytes=settings.max_body_bytes,
+            cors_origins=tuple(settings.cors_origins.split()),
+            is_authenticated=word != "none",
+        )
+        server = _server(application(service, auth, options), settings)
+        chores = [
+            asyncio.create_task(_report_dangers(parts.tasks)),
+            asyncio.create_task(_tend(parts, pause_seconds=min(TEND_SECONDS, settings.lease_seconds / 5))),
+            asyncio.create_task(_end(server, stop)),
+        ]
+        if word == "none":
+            _log.warning("AUTH_PROVIDER is none: whoever reaches this server may use it")
+        try:
+            await server.serve([listener])
+        finally:
+            await cancelled(chores)
+    announce("Server stopped.")
+
+
+def _server(app: Any, settings: Settings) -> Any:
+    """A uvicorn server without its own signal handling: ours is in one place."""
+    import uvicorn  # noqa: PLC0415 - the server's half
+
+    from script_runner.web.bounds import BoundedHttp  # noqa: PLC0415 - as above
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http=BoundedHttp,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="info" if settings.log_level == "debug" else "warning",
+        access_log=settings.log_level == "debug",
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=SECONDS_TO_CLOSE,
+    )
+    return Server(config)
+
+
+async def _end(server: Any, stop: asyncio.Event) -> None:
+    await stop.wait()
+    server.should_exit = True
+
+
+async def _tend(parts: Parts, *, pause_seconds: float) -> None:
+    while True:
+        try:
+            await tend(parts.tasks, parts.artifacts)
+        except Error as error:
+            _log.debug("cannot tend: %s", error.message)
+        except Exception:  # noqa: BLE001 - it is tried again in a moment, and must not stop
+            _log.exception("tending failed")
+        await asyncio.sleep(pause_seconds)
+
+
+async def _report_dangers(tasks: RedisTasks) -> None:
+    """Say once what about the store endangers tasks; before that, why it cannot be asked."""
+    said = ""
+    while True:
+        try:
+            for danger in await tasks.check():
+                _log.warning(danger)
+        except Error as error:
+            if error.message != said:
+                _log.error(error.message)
+                said = error.message
+            await asyncio.sleep(TEND_SECONDS)
+        else:
+            return
+
+
+# The worker
+
+
+async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Work until ``drain`` is set and all that runs has ended; ``hurry`` ends it at once."""
+    from script_runner.adapters.process import LocalExecutor  # noqa: PLC0415 - the worker's half
+    from script_runner.run import Workshop  # noqa: PLC0415 - as above
+    from script_runner.worker import Terms, Worker  # noqa: PLC0415 - as above
+
+    for caution in cautions(spec):
+        _log.warning(caution)
+    async with _parts(settings) as parts:
+        lease = RedisLease(required_redis_url(settings), settings.namespace)
+        executor = LocalExecutor(keep_folders=bool(spec.debug))
+        terms = Terms(
+            name=f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}",
+            concurrency=_affordable(settings.concurrency or _cores()),
+            lease_seconds=settings.lease_seconds,
+            drain_seconds=settings.drain_timeout,
+        )
+        workshop = Workshop(spec, script_environment(os.environ, spec), executor, parts.artifacts, parts.logs)
+        _log.info("worker %s runs up to %d script(s) at once", terms.name, terms.concurrency)
+        report = asyncio.create_task(_report_dangers(parts.tasks))
+        try:
+            await Worker(terms, tasks=parts.tasks, lease=lease, workshop=workshop).work(drain, hurry=hurry)
+        finally:
+            await cancelled([report])
+            await executor.close()
+    _log.info("worker %s stopped", terms.name)
+
+
+def _affordable(concurrency: int) -> int:
+    """As many scripts at once as there are file descriptors for; the soft limit is raised as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = DESCRIPTORS_OF_WORKER + concurrency * DESCRIPTORS_OF_RUN
+    if hard == resource.RLIM_INFINITY or soft < needed <= hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+        return concurrency
+    affordable = max(1, (soft - DESCRIPTORS_OF_WORKER) // DESCRIPTORS_OF_RUN)
+    if affordable < concurrency:
+        _log.warning("only %d script(s) at once: no more than %d files may be open (ulimit -n)", affordable, soft)
+    return min(concurrency, affordable)
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# All in one
+
+
+def prepare_data(settings: Settings, data: str | None) -> tuple[Settings, EmbeddedServer | None]:
+    """Settings for one machine: the data folder for what is not configured, and the server in it, not started."""
+    folder = Path(data).absolute() if data else default_data_folder(Path(settings.config), os.environ)
+    server = None if settings.redis_url else EmbeddedServer(folder)
+    return settings.with_options(
+        redis_url=settings.redis_url or (server.url if server else None),
+        store_url=settings.store_url or (folder / "artifacts").as_uri(),
+    ), server
+
+
+async def keep_embedded(server: EmbeddedServer, *, stop: asyncio.Event) -> None:
+    """Start the embedded server again whenever it is gone, until ``stop``."""
+    while not stop.is_set():
+        await first_of(stop.wait(), asyncio.sleep(TEND_SECONDS))
+        if stop.is_set() or await asyncio.to_thread(lambda: server.is_alive):
+            continue
+        _log.error("the embedded server is gone and is started again")
+        try:
+            await asyncio.to_thread(server.start)
+        except Error as error:
+            _log.error(error.message)
+
+
+async def keep_worker(settings: Settings, *, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Keep a worker process alive until ``stop``, then let it drain; ``hurry`` ends that at once."""
+    while not stop.is_set():
+        worker = await _start_worker(settings)
+        await first_of(worker.wait(), stop.wait())
+        for signal_again in (hurry.wait, worker.wait):
+            if worker.returncode is None:
+                worker.terminate()
+                await first_of(worker.wait(), signal_again())
+        if not stop.is_set():
+            _log.error("the worker ended with status %s and is started again", worker.returncode)
+            await first_of(stop.wait(), asyncio.sleep(1.0))
+
+
+async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
+    """A worker that drains by itself when this process is gone: its standard input ends then."""
+    own = {
+        "SCRIPT_RUNNER_CONFIG": settings.config,
+        "SCRIPT_RUNNER_REDIS_URL": settings.redis_url or "",
+        "SCRIPT_RUNNER_STORE": settings.store_url or "",
+        "SCRIPT_RUNNER_CONCURRENCY": str(settings.concurrency or ""),
+        "SCRIPT_RUNNER_LEASE_SECONDS": str(settings.lease_seconds),
+        "SCRIPT_RUNNER_DRAIN_TIMEOUT": str(settings.drain_timeout),
+        "SCRIPT_RUNNER_LOG_LEVEL": settings.log_level,
+    }
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "script_runner", "worker", "--until-input-ends"),
+        env={**os.environ, **own},
+        stdin=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C in a terminal reaches us alone, and we stop it in order
+    )

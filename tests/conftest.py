@@ -1,0 +1,134 @@
+"""What several suites share: real servers, a namespace for each test, and every store behind one contract."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import redis
+from tests.servers import RedisServer, redis_binary, until, valkey_binary
+
+from script_runner.adapters.memory import MemoryLease, MemoryLogs, MemoryTasks
+from script_runner.adapters.redis import RedisLease, RedisLogs, RedisTasks
+from script_runner.ports import Lease, Logs, Tasks
+
+STORES = ("memory", "redis", "valkey")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One adapter of the ports Tasks, Lease and Logs, and how a test lets its time go by."""
+
+    tasks: Tasks
+    lease: Lease
+    logs: Logs
+    let_pass: Callable[[float], Awaitable[None]]
+    """Return when its clock shows so many seconds more."""
+
+    has_waiter: Callable[[], Awaitable[bool]]
+    """Whether a call waits there for something to happen."""
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Asynchronous tests (marked ``anyio``) run on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def redis_binary_path() -> str:
+    return _present(redis_binary(), "redis-server")
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_binary_path: str) -> Iterator[RedisServer]:
+    """A real Redis for the whole run: tests leave it as it is and keep to their namespace."""
+    with RedisServer(redis_binary_path) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """A real Valkey for the whole run, under the same rule."""
+    with RedisServer(_present(valkey_binary(), "valkey-server")) as server:
+        yield server
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A name that no other test uses."""
+    return f"test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[Store]:
+    """Every store in turn."""
+    if request.param == "memory":
+        yield _memory_store()
+        return
+    server: RedisServer = request.getfixturevalue(f"{request.param}_server")
+    outside = server.client()
+
+    async def let_pass(seconds: float) -> None:
+        end = _time(outside) + seconds
+
+        async def has_passed() -> bool:
+            return _time(outside) >= end
+
+        await until(has_passed)
+
+    async def has_waiter() -> bool:
+        return int(outside.info("clients")["blocked_clients"]) > 0
+
+    store = Store(
+        tasks=RedisTasks(server.url, namespace),
+        lease=RedisLease(server.url, namespace),
+        logs=RedisLogs(server.url, namespace),
+        let_pass=let_pass,
+        has_waiter=has_waiter,
+    )
+    yield store
+    await store.tasks.close()
+    await store.logs.close()
+    store.lease.close()
+    outside.close()
+
+
+def _time(client: redis.Redis) -> float:
+    seconds, microseconds = client.time()
+    return float(seconds) + float(microseconds) / 1_000_000
+
+
+def _memory_store() -> Store:
+    clock = Clock()
+    tasks = MemoryTasks(clock)
+
+    async def let_pass(seconds: float) -> None:
+        clock.now += seconds
+
+    async def has_waiter() -> bool:
+        await asyncio.sleep(0)  # whatever could run until it waits has done so
+        return True
+
+    return Store(tasks, MemoryLease(tasks), MemoryLogs(tasks), let_pass, has_waiter)
+
+
+def _present(binary: str | None, name: str) -> str:
+    """The binary; without it the tests are skipped, but fail where CI promises that it is there."""
+    if binary:
+        return binary
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{name} is missing, and CI must not do without it")
+    pytest.skip(f"{name} is not installed")

@@ -1,0 +1,129 @@
+"""The docs, held to the code: every key, setting, command, error code, route and Redis key stands in them."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import AliasChoices, BaseModel
+
+from script_runner import cli, wiring
+from script_runner.config import Settings
+from script_runner.errors import Code
+from script_runner.spec import Spec
+from script_runner.task import State
+
+ROOT = Path(__file__).parent.parent
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def models(kind: Any) -> set[type[BaseModel]]:
+    """The models that a type is made of."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields.values()
+        return {kind}.union(*(models(field.annotation) for field in fields))
+    return set().union(*(models(inner) for inner in get_args(kind)))
+
+
+KEYS = sorted({name for model in models(Spec) for name in model.model_fields})
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_configuration_key_is_documented(key: str):
+    """docs/configuration.md names each key of the configuration file."""
+    assert f"`{key}`" in text("docs/configuration.md")
+
+
+def variables() -> list[str]:
+    found = []
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        found += [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
+    return found
+
+
+@pytest.mark.parametrize("name", variables())
+def test_every_setting_is_documented(name: str):
+    """docs/configuration.md names each environment variable."""
+    assert f"`{name}`" in text("docs/configuration.md")
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    subparsers = next(
+        action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    return dict(subparsers.choices)
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_is_documented(name: str):
+    """docs/command-line.md has a heading for each command and names each of its options."""
+    document = text("docs/command-line.md")
+    options = {
+        option
+        for action in commands()[name]._actions
+        if action.help != argparse.SUPPRESS
+        for option in action.option_strings
+        if option.startswith("--") and option != "--help"
+    }
+
+    assert f"## {name}" in document
+    assert {option for option in options if f"`{option}" not in document} == set()
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_every_error_code_is_documented(code: Code):
+    """docs/http.md names each error code."""
+    assert f"`{code}`" in text("docs/http.md")
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_every_state_is_documented(state: State):
+    """docs/http.md names each state of a task."""
+    assert f"`{state}`" in text("docs/http.md")
+
+
+def test_every_route_is_documented():
+    """docs/http.md names each path of the generated description."""
+    source = text("src/script_runner/web/api.py")
+    paths = set(re.findall(r'(?:guarded|Route)\("(/[^"]*)"', source))
+    plain = {re.sub(r":\w+", "", path) for path in paths} - {"/"}
+
+    assert {path for path in plain if f"{path}`" not in text("docs/http.md")} == set()
+
+
+def test_every_auth_word_is_documented():
+    """docs/auth.md names each word that AUTH_PROVIDER takes."""
+    assert [word for word in wiring.auth_words() if f"`{word}`" not in text("docs/auth.md")] == []
+
+
+def test_links_between_documents_lead_somewhere():
+    """A relative link in a document names a file that exists."""
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+    broken = [
+        f"{document.name}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text())
+        if not (document.parent / target).exists()
+    ]
+
+    assert broken == []
+
+
+def test_the_changelog_names_this_version():
+    """CHANGELOG.md has an entry for the version in the package, or one for what is not released yet."""
+    from script_runner import __version__  # noqa: PLC0415 - only here
+
+    assert re.search(rf"^## \[(Unreleased|{re.escape(__version__)})\]", text("CHANGELOG.md"), re.MULTILINE)
+
+
+def test_the_lock_file_names_no_host():
+    """requirements.lock pins by hash and says nothing of where packages come from."""
+    lock = text("requirements.lock")
+
+    assert "--hash=sha256:" in lock
+    assert re.search(r"https?://|--index-url|--find-links", lock) is None
