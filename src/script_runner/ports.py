@@ -195,6 +195,14 @@ class Process(Protocol):
 class Executor(Protocol):
     """Starts scripts that cannot outlive this worker."""
 
+    def watch(self, run_folder: Path) -> None:
+        """Note a run folder before it is made: if this worker dies, it is removed and what runs there is killed."""
+        ...
+
+    def forget(self, run_folder: Path) -> None:
+        """Strike out a run folder that is gone; one whose script could not be ended stays noted."""
+        ...
+
     async def start(self, command: Command) -> Process:
         """Start the command. Error(BAD_OUTPUT) says what is wrong with it, OSError that the machine cannot now."""
         ...

@@ -6,9 +6,9 @@ import fcntl
 import logging
 import mimetypes
 import os
+import secrets
 import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -32,6 +32,8 @@ MAX_FILES: Final = 1_000
 
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): share the blocks of a file where the file system can."""
+
+_NAME_CHARACTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
 _media_types = mimetypes.MimeTypes()
 _log = logging.getLogger("script_runner.run")
@@ -70,7 +72,7 @@ async def run(task: Task, workshop: Workshop, stop: "asyncio.Future[Stop]") -> O
     Error(UNAVAILABLE) means that the script was not started, because the machine is short of something now.
     """
     try:
-        async with _run_folder(workshop.spec) as folder:
+        async with _run_folder(workshop.spec, workshop.executor) as folder:
             return await _run_in(folder, task, workshop, stop)
     except Error as error:
         if error.code is Code.UNAVAILABLE:
@@ -123,10 +125,12 @@ def _command(folder: Path, task: Task, workshop: Workshop) -> Command:
 
 
 @asynccontextmanager
-async def _run_folder(spec: Spec) -> AsyncIterator[Path]:
-    with _machine_permitting():
-        folder = _make_folder(spec)
+async def _run_folder(spec: Spec, executor: Executor) -> AsyncIterator[Path]:
+    folder = _new_folder(Path(spec.command_rundir or ".").absolute())
+    executor.watch(folder)
     try:
+        with _machine_permitting():
+            _make_folder(folder)
         if spec.command_rundir_base is not None:
             await asyncio.to_thread(_copy_base, Path(spec.command_rundir_base), folder)
         (folder / "out").mkdir(exist_ok=True)
@@ -134,15 +138,22 @@ async def _run_folder(spec: Spec) -> AsyncIterator[Path]:
     finally:
         if not spec.debug and not _is_removed_empty(folder):
             await asyncio.to_thread(_remove_folder, folder)
+        executor.forget(folder)
 
 
-def _make_folder(spec: Spec) -> Path:
-    parent = Path(spec.command_rundir or ".").absolute()
+def _new_folder(parent: Path) -> Path:
+    """A name that is not taken; the folder itself is made once the executor knows of it."""
+    while (folder := parent / f"results-{''.join(secrets.choice(_NAME_CHARACTERS) for _ in range(8))}").exists():
+        pass
+    return folder
+
+
+def _make_folder(folder: Path) -> None:
     try:
-        return Path(tempfile.mkdtemp(prefix="results-", dir=parent))
+        folder.mkdir(mode=0o700)
     except FileNotFoundError:
-        parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="results-", dir=parent))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
 
 
 def _is_removed_empty(folder: Path) -> bool:

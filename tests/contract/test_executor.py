@@ -122,6 +122,7 @@ async def ran(executor: Executor, command: Command) -> Ran:
         return Ran(code, written(process.stdout), written(process.stderr))
     finally:
         process.close()
+        executor.forget(command.run_folder)
 
 
 def written(stream: BinaryIO) -> bytes:
@@ -653,6 +654,22 @@ def test_streams_that_are_opened_anew_are_not_cut_short(bench: Bench) -> None:
     ran = bench.ran(bench.shell(script))
 
     assert (ran.stdout, ran.stderr) == (b"one\ntwo\nthree\n", b"four\nfive\nsix\n")
+
+
+def test_a_folder_that_is_watched_goes_with_its_worker(bench: Bench) -> None:
+    """A run folder is known before it is made, so none stays when the worker dies while it prepares one."""
+    watched, forgotten = bench.parent / "results-watched", bench.parent / "results-forgotten"
+
+    async def scenario(executor: Executor) -> None:
+        for folder in (watched, forgotten):
+            executor.watch(folder)
+            folder.mkdir()
+        executor.forget(forgotten)
+
+    bench.use(scenario)
+
+    assert not watched.exists()
+    assert forgotten.exists()
 
 
 @pytest.mark.parametrize("step", ["posix_spawn", "pidfd_open"])

@@ -36,6 +36,7 @@ async def main():
     async def stop(folder):
         await end(folder)
         processes.pop(folder).close()
+        executor.forget(Path(folder))
 
     async def hold(seconds, times=1):
         for _ in range(times):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -43,14 +44,19 @@ class LocalExecutor:
         _adopt_orphans()
         _keep_descriptors()
 
+    def watch(self, run_folder: Path) -> None:
+        self._guardian.watch(run_folder)
+
+    def forget(self, run_folder: Path) -> None:
+        self._guardian.forget(run_folder)
+
     async def start(self, command: Command) -> Process:
         folder = command.run_folder
-        with contextlib.ExitStack() as undo:  # whatever fails on the way, nothing of the run stays
+        async with contextlib.AsyncExitStack() as undo:  # whatever fails on the way, nothing of the run stays
             stdout, stderr = (undo.enter_context(contextlib.closing(_Capture(folder.parent))) for _ in range(2))
             self._guardian.watch(folder)
-            undo.callback(self._guardian.forget, folder)
             pid = _spawn(command, stdout.writer, stderr.writer)
-            undo.callback(_kill_and_reap, pid)
+            undo.push_async_callback(_until_nothing_is_left, lambda: self._kill_unnoted(pid, folder))
             self._guardian.group(folder, pid)
             process = LocalProcess(self, pid, folder, stdout, stderr)
             undo.pop_all()
@@ -68,10 +74,6 @@ class LocalExecutor:
         self._running.pop(process.pid, None)
         self._guardian.group(process.run_folder, 0)
 
-    def forget(self, process: "LocalProcess") -> None:
-        """The run's outcome is kept: its folder is no longer the guardian's to remove."""
-        self._guardian.forget(process.run_folder)
-
     def kill_left_behind(self, run_folder: Path) -> bool:
         """Kill what a run left to us; False when nothing was found, and so nothing can be left.
 
@@ -88,6 +90,15 @@ class LocalExecutor:
         """Let go of dead processes that scripts of any run left to us."""
         for pid in self._orphans():
             _is_reaped(pid)
+
+    def _kill_unnoted(self, pid: int, run_folder: Path) -> bool:
+        """Kill a script whose start was not finished; False when nothing of it was found."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        is_left = self.kill_left_behind(run_folder)
+        if not is_left:
+            self._guardian.group(run_folder, 0)
+        return is_left
 
     def _orphans(self) -> list[int]:
         return [pid for pid in _children() if pid not in self._running and pid != self._guardian.pid]
@@ -127,12 +138,7 @@ class LocalProcess:
     async def end(self) -> None:
         if self._is_over:
             return
-        pause = 0.001
-        clock = asyncio.get_running_loop().time
-        end = clock() + SECONDS_TO_END
-        while self._kill_all() and clock() < end:
-            await asyncio.sleep(pause)  # what was killed takes a moment to go
-            pause *= 2
+        await _until_nothing_is_left(self._kill_all)
         await self.wait()
         self._is_over = True
         self._executor.ended(self)
@@ -140,8 +146,6 @@ class LocalProcess:
             capture.drain()
 
     def close(self) -> None:
-        if self._is_over:
-            self._executor.forget(self)
         for capture in self._captures:
             capture.close()
 
@@ -283,8 +287,10 @@ class _Guardian:
         return self._process.pid
 
     def watch(self, folder: Path) -> None:
-        """Note a run that is about to start."""
+        """Note a run that is about to start; once is enough."""
         self._see_that_it_lives()
+        if folder in self._slots:
+            return
         start = self._slots[folder] = self._free.pop()
         name = os.fsencode(folder)
         self._notebook[start + guardian.SLOT.size : start + guardian.SLOT.size + len(name)] = name
@@ -295,10 +301,13 @@ class _Guardian:
         guardian.SLOT.pack_into(self._notebook, self._slots[folder], True, pid, len(os.fsencode(folder)))
 
     def forget(self, folder: Path) -> None:
-        """Strike out a run of which nothing is left."""
-        if start := self._slots.pop(folder, 0):
-            guardian.SLOT.pack_into(self._notebook, start, False, 0, 0)
-            self._free.append(start)
+        """Strike out a run, unless something of it may still live."""
+        start = self._slots.get(folder)
+        if start is None or guardian.SLOT.unpack_from(self._notebook, start)[1]:
+            return
+        del self._slots[folder]
+        guardian.SLOT.pack_into(self._notebook, start, False, 0, 0)
+        self._free.append(start)
 
     def lease(self, deadline: float) -> None:
         """Note the new deadline, and say that there is one; a guardian that long no longer reads is replaced."""
@@ -427,9 +436,14 @@ def _reaped(pid: int) -> Exit:
     return Exit(os.waitstatus_to_exitcode(status))
 
 
-def _kill_and_reap(pid: int) -> None:
-    os.killpg(pid, signal.SIGKILL)
-    _reaped(pid)
+async def _until_nothing_is_left(kill: Callable[[], bool]) -> None:
+    """Kill again until nothing is found: what was killed takes a moment to go."""
+    pause = 0.001
+    clock = asyncio.get_running_loop().time
+    end = clock() + SECONDS_TO_END
+    while kill() and clock() < end:
+        await asyncio.sleep(pause)
+        pause *= 2
 
 
 def _adopt_orphans() -> None:
