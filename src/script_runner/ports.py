@@ -196,7 +196,7 @@ class Executor(Protocol):
     """Starts scripts that cannot outlive this worker."""
 
     def watch(self, run_folder: Path) -> None:
-        """Note a run folder before it is made: if this worker dies, it is removed and what runs there is killed."""
+        """Note a run folder before it is made: should this worker die, it goes, and what runs in it."""
         ...
 
     def forget(self, run_folder: Path) -> None:

@@ -126,7 +126,7 @@ def _command(folder: Path, task: Task, workshop: Workshop) -> Command:
 
 @asynccontextmanager
 async def _run_folder(spec: Spec, executor: Executor) -> AsyncIterator[Path]:
-    folder = _new_folder(Path(spec.command_rundir or ".").absolute())
+    folder = _new_folder(spec)
     executor.watch(folder)
     try:
         with _machine_permitting():
@@ -141,8 +141,9 @@ async def _run_folder(spec: Spec, executor: Executor) -> AsyncIterator[Path]:
         executor.forget(folder)
 
 
-def _new_folder(parent: Path) -> Path:
+def _new_folder(spec: Spec) -> Path:
     """A name that is not taken; the folder itself is made once the executor knows of it."""
+    parent = Path(spec.command_rundir or ".").absolute()
     while (folder := parent / f"results-{''.join(secrets.choice(_NAME_CHARACTERS) for _ in range(8))}").exists():
         pass
     return folder
