@@ -25,7 +25,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 HOST = "127.0.0.1"
-SETTINGS = {"appendonly": "yes", "save": "", "maxmemory-policy": "noeviction"}
+SETTINGS = {
+    "appendonly": "yes",
+    "appendfsync": "no",  # what is answered is written; with everysec it may not be, while the disk is slow
+    "save": "",
+    "maxmemory-policy": "noeviction",
+}
 
 
 def redis_binary() -> str | None:

@@ -496,6 +496,7 @@ def test_a_body_of_just_the_limit(server: Server) -> None:
     )
 
     assert answer.status_code == 202, answer.text
+    assert server.finished(answer.json()["id"])["state"] == "succeeded"
 
 
 def test_the_longest_value_still_runs(server: Server) -> None:

@@ -24,7 +24,7 @@ WAIT_FOR_GO = 'until [ -e "go-$TASK_ID" ]; do sleep 0.02; done'
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """All in one; a test submits tasks of its own and leaves none running."""
-    with Site(tmp_path_factory.mktemp("http"), shell_config()) as site:
+    with Site(tmp_path_factory.mktemp("http"), shell_config(grace_seconds=3)) as site:
         server = site.up("--concurrency", "4")
         server.wait_until_ready()
         yield server

@@ -94,16 +94,22 @@ def test_the_same_server_and_worker_work_again_when_redis_is_back(
     assert server.finished(until(submitted))["state"] == "succeeded"
 
 
-def test_tasks_acknowledged_before_redis_was_killed_all_finish(server: Server, redis: RedisServer) -> None:
+def test_tasks_acknowledged_before_redis_was_killed_all_finish(redis: RedisServer, tmp_path: Path) -> None:
     """After kill -9 of Redis under a full queue every acknowledged task ends once, and none is forgotten."""
-    ids = [server.submit('echo "$TASK_ID" >> ledger; sleep 0.05') for _ in range(30)]
-    until((server.folder / "ledger").exists)
+    with Site(
+        tmp_path, shell_config(), SCRIPT_RUNNER_REDIS_URL=redis.url, SCRIPT_RUNNER_LEASE_SECONDS="10"
+    ) as site:
+        server = site.serve()
+        site.worker("--concurrency", "4")
+        server.wait_until_ready()
+        ids = [server.submit('echo "$TASK_ID" >> ledger; sleep 0.05') for _ in range(30)]
+        until((tmp_path / "ledger").exists)
 
-    redis.restart()
+        redis.restart()
 
-    assert {server.finished(task_id)["state"] for task_id in ids} == {"succeeded"}
-    ran = (server.folder / "ledger").read_text().split()
-    assert sorted(ran) == sorted(ids)
+        assert {server.finished(task_id)["state"] for task_id in ids} == {"succeeded"}
+        ran = (tmp_path / "ledger").read_text().split()
+        assert sorted(ran) == sorted(ids)
 
 
 def test_a_running_script_survives_a_restart_of_redis(redis: RedisServer, tmp_path: Path) -> None:
