@@ -2,19 +2,27 @@
 
 import asyncio
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
+import hypothesis
 import pytest
 import redis
 from tests.servers import RedisServer, redis_binary, until, valkey_binary
 
 from script_runner.adapters.memory import MemoryLease, MemoryLogs, MemoryTasks
 from script_runner.adapters.redis import RedisLease, RedisLogs, RedisTasks
-from script_runner.ports import Lease, Logs, Tasks
+from script_runner.ports import Lease, Limits, Logs, Tasks
 
 STORES = ("memory", "redis", "valkey")
+
+# no property is one of time: an example may take long on a machine that is busy with something else
+hypothesis.settings.register_profile(
+    "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy machine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,12 @@ class Store:
     has_waiter: Callable[[], Awaitable[bool]]
     """Whether a call waits there for something to happen."""
 
+    time: Callable[[], float]
+    """What its clock shows, in seconds since the epoch."""
+
+    with_limits: Callable[[Limits], Tasks]
+    """The same tasks under these limits, as for a process that was started anew, with workers of its own."""
+
 
 class Clock:
     """A clock that a test moves."""
@@ -39,6 +53,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """Programs that tests start hear SIGINT, also when the test run was started to ignore it (``pytest &``)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -92,15 +113,24 @@ async def store(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator
     async def has_waiter() -> bool:
         return int(outside.info("clients")["blocked_clients"]) > 0
 
+    opened: list[RedisTasks] = []
+
+    def with_limits(limits: Limits) -> RedisTasks:
+        opened.append(RedisTasks(server.url, namespace, limits))
+        return opened[-1]
+
     store = Store(
-        tasks=RedisTasks(server.url, namespace),
+        tasks=with_limits(Limits()),
         lease=RedisLease(server.url, namespace),
         logs=RedisLogs(server.url, namespace),
         let_pass=let_pass,
         has_waiter=has_waiter,
+        time=lambda: _time(outside),
+        with_limits=with_limits,
     )
     yield store
-    await store.tasks.close()
+    for tasks in opened:
+        await tasks.close()
     await store.logs.close()
     store.lease.close()
     outside.close()
@@ -122,7 +152,11 @@ def _memory_store() -> Store:
         await asyncio.sleep(0)  # whatever could run until it waits has done so
         return True
 
-    return Store(tasks, MemoryLease(tasks), MemoryLogs(tasks), let_pass, has_waiter)
+    def with_limits(limits: Limits) -> MemoryTasks:
+        tasks._limits = limits
+        return tasks
+
+    return Store(tasks, MemoryLease(tasks), MemoryLogs(tasks), let_pass, has_waiter, clock, with_limits)
 
 
 def _present(binary: str | None, name: str) -> str:

@@ -27,6 +27,8 @@ EXIT_CODES = {
     Code.INVALID_CONFIG: 2,
     Code.INVALID_INPUT: 2,
     Code.UNAVAILABLE: 3,
+    Code.QUEUE_FULL: 3,
+    Code.TOO_MANY_QUEUED: 3,
     Code.UNAUTHENTICATED: 4,
     Code.NOT_FOUND: 5,
 }
@@ -36,10 +38,16 @@ TASK_FAILED = 1
 TIMED_OUT = 6
 INTERRUPTED = 130
 SHOWN_ROWS = 20
+SHOWN_FIELDS = (
+    "id", "state", "position", "estimated_start_at", "created_at", "started_at", "finished_at",
+    "exit_code", "attempt", "error",
+)  # fmt: skip
+PATIENCE_SECONDS = 10.0
 
 EPILOG = """\
 exit codes: 0 well, 1 the task failed or something unforeseen, 2 wrong input or configuration,
-3 the server or Redis is away, 4 not authenticated, 5 not found, 6 still running after --timeout, 130 Ctrl-C"""
+3 the server or Redis is away or the queue is full, 4 not authenticated, 5 not found,
+6 still running after --timeout, 130 Ctrl-C"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     submit = _command(commands, "submit", _submit, "submit a task to a running server")
     submit.add_argument("path", nargs="?", default="", metavar="PATH", help="what follows /task/")
     _request_options(submit, path_option=False)
+    _queue_options(submit)
     submit.add_argument("--wait", action="store_true", help="wait for the task to end, and show it")
     _wait_options(submit)
     _server_options(submit)
@@ -165,6 +174,15 @@ def _request_options(parser: argparse.ArgumentParser, *, path_option: bool) -> N
     parser.add_argument("--body", metavar="JSON", help="the body; @FILE reads a file, @- standard input")
 
 
+def _queue_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--priority", type=int, metavar="N", help="-9 to 9, higher first (default: 0)")
+    parser.add_argument("--not-before", metavar="TIME", help="start no earlier, as 2030-01-31T06:00:00+01:00")
+    parser.add_argument("--expires-in", type=float, metavar="SECONDS", help="how long it may wait for its start")
+    parser.add_argument(
+        "--idempotency-key", metavar="KEY", help="the same key and request give the same task (default: a new key)"
+    )
+
+
 def _rows_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=_count, default=SHOWN_ROWS, metavar="N", help=f"rows shown ({SHOWN_ROWS})")
 
@@ -184,6 +202,13 @@ def _wait_options(parser: argparse.ArgumentParser) -> None:
 def _server_options(parser: argparse.ArgumentParser) -> None:
     url = os.environ.get("SCRIPT_RUNNER_URL", DEFAULT_URL)
     parser.add_argument("--url", default=url, help=f"the server (default: SCRIPT_RUNNER_URL or {DEFAULT_URL})")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE_SECONDS,
+        metavar="SECONDS",
+        help=f"how long a server that is away or full is asked again (default: {PATIENCE_SECONDS:g})",
+    )
     parser.add_argument("--token", help="access token (default: SCRIPT_RUNNER_TOKEN)")
     parser.add_argument("--json", action="store_true", help="print the document as JSON")
 
@@ -248,7 +273,8 @@ def _up(options: argparse.Namespace) -> int:
         if embedded:
             helpers.append(asyncio.create_task(wiring.keep_embedded(embedded, stop=stop)))
         try:
-            await wiring.serve(settings, spec, listener, stop=stop, announce=_say)
+            alone = settings.with_options(linger_seconds=0.0)  # no load balancer is in front of it
+            await wiring.serve(alone, spec, listener, stop=stop, hurry=hurry, announce=_say)
         finally:
             stop.set()
             await asyncio.gather(*helpers)
@@ -271,9 +297,9 @@ def _serve(options: argparse.Namespace) -> int:
     wiring.require_stores(settings)
     listener = wiring.listen(settings)
 
-    async def server(stop: asyncio.Event, _hurry: asyncio.Event) -> None:
+    async def server(stop: asyncio.Event, hurry: asyncio.Event) -> None:
         _say(f"script-runner {__version__} serves {settings.config} at {wiring.url_of(listener)}")
-        await wiring.serve(settings, spec, listener, stop=stop, announce=_say)
+        await wiring.serve(settings, spec, listener, stop=stop, hurry=hurry, announce=_say)
 
     _run(server, fast=True)
     return 0
@@ -406,12 +432,21 @@ def _body(options: argparse.Namespace) -> bytes | None:
 def _client(options: argparse.Namespace) -> "Client":
     from script_runner.client import Client  # noqa: PLC0415 - servers and workers do without an HTTP client
 
-    return Client(options.url, token=options.token or os.environ.get("SCRIPT_RUNNER_TOKEN"))
+    token = options.token or os.environ.get("SCRIPT_RUNNER_TOKEN")
+    return Client(options.url, token=token, patience_seconds=options.patience)
 
 
 def _submit(options: argparse.Namespace) -> int:
     with _client(options) as client:
-        document = client.submit(options.path, query=_query(options), body=_body(options))
+        document = client.submit(
+            options.path,
+            query=_query(options),
+            body=_body(options),
+            priority=options.priority,
+            not_before=options.not_before,
+            expires_in_seconds=options.expires_in,
+            idempotency_key=options.idempotency_key,
+        )
         if not options.wait:
             print(json.dumps(document) if options.json else document["id"])
             return 0
@@ -458,7 +493,8 @@ class _Progress:
             self._say_log()
         if document["state"] != self._state:
             self._state = document["state"]
-            _say(f"[{time.monotonic() - self._began:6.1f} s] {self._state}")
+            position = f", {document['position']} in the queue" if document.get("position") else ""
+            _say(f"[{time.monotonic() - self._began:6.1f} s] {self._state}{position}")
 
     def _say_log(self) -> None:
         while (chunk := self._client.log(self._task_id, offset=self._offset)).data:
@@ -509,7 +545,7 @@ def _print(document: dict[str, Any], options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(document, ensure_ascii=False))
         return
-    for name in ("id", "state", "created_at", "started_at", "finished_at", "exit_code", "attempt", "error"):
+    for name in SHOWN_FIELDS:
         if document.get(name) is not None:
             lines = (_visible(line) for line in str(document[name]).split("\n"))
             print(f"{name:12} " + "\n".join(lines))

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -14,15 +14,26 @@ from script_runner.ports import LogChunk
 
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
+LONGEST_RETRY_SECONDS = 10
 LAST_PORT = 65_535
+
+GATEWAY_TROUBLE = (502, 503, 504)
+PASSING = (Code.UNAVAILABLE, Code.QUEUE_FULL, Code.TOO_MANY_QUEUED)
+"""What may be otherwise in a moment."""
 
 Document = dict[str, Any]
 
 
 class Client:
-    """A server by its URL. Every method raises Error with the server's own sentence."""
+    """A server by its URL. Every method raises Error with the server's own sentence.
 
-    def __init__(self, url: str, *, token: str | None = None, timeout_seconds: float = 30.0) -> None:
+    ``patience_seconds`` is how long ``submit`` and ``watch`` go on while the server is away or its queue is full.
+    """
+
+    def __init__(
+        self, url: str, *, token: str | None = None, timeout_seconds: float = 30.0, patience_seconds: float = 60.0
+    ) -> None:
+        self._patience_seconds = patience_seconds
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
             self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
@@ -43,12 +54,33 @@ class Client:
         self._http.close()
 
     def submit(
-        self, path: str = "", *, query: Sequence[tuple[str, str]] = (), body: bytes | None = None
+        self,
+        path: str = "",
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+        priority: int | None = None,
+        not_before: str | None = None,
+        expires_in_seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Document:
-        """Queue a task; its first document."""
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        """Queue a task; its first document.
+
+        It is asked for again while the server is away or its queue is full, always under one key, so that there is
+        one task however often that was. ``not_before`` is a time by RFC 3339.
+        """
+        wishes = {
+            "Content-Type": None if body is None else "application/json",
+            "Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"',
+            "Task-Priority": priority,
+            "Task-Not-Before": not_before,
+            "Task-Expires-In": expires_in_seconds,
+        }
+        headers = {name: str(value) for name, value in wishes.items() if value is not None}
         url = "/task" + (f"/{quote(path)}" if path else "")
-        return self._document("POST", url, params=list(query), content=body, headers=headers)
+        return self._patiently(
+            lambda: self._document("POST", url, params=list(query), content=body, headers=headers), end=None
+        )
 
     def get(self, task_id: str, *, attachments: str = "none") -> Document:
         """The task document; ``attachments`` is none, links or inline."""
@@ -80,7 +112,7 @@ class Client:
         end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         pause = FIRST_PAUSE_SECONDS
         while True:
-            document = self._patiently(task_id, end)
+            document = self._patiently(lambda: self.get(task_id), end)
             yield document
             if document["status"] != "not-ready":
                 return
@@ -117,16 +149,18 @@ class Client:
             part.unlink(missing_ok=True)
         return target
 
-    def _patiently(self, task_id: str, end: float | None) -> Document:
-        patience = time.monotonic() + 60.0
+    def _patiently(self, ask: Callable[[], Document], end: float | None) -> Document:
+        """Ask until there is an answer, or it is no use: a server that is away for a moment is asked again."""
+        patience = time.monotonic() + self._patience_seconds
         while True:
             try:
-                return self.get(task_id)
+                return ask()
             except Error as error:
-                now = time.monotonic()
-                if error.code is not Code.UNAVAILABLE or now > patience or (end is not None and now > end):
+                wait = min(error.retry_after or 1, LONGEST_RETRY_SECONDS)
+                next_time = time.monotonic() + wait
+                if error.code not in PASSING or next_time > patience or (end is not None and next_time > end):
                     raise
-            time.sleep(1.0)
+            time.sleep(wait)
 
     def _document(self, method: str, path: str, **options: Any) -> Document:
         answer = self._answer(method, path, **options)
@@ -165,6 +199,8 @@ def _error(answer: httpx.Response) -> Error:
         document: Mapping[str, Any] = answer.json()
         code = Code(str(document["type"]).rpartition(":")[2])
         problems = tuple(Problem(**problem) for problem in document.get("errors", ()))
-        return Error(code, str(document["detail"]), problems)
+        wait = answer.headers.get("Retry-After", "")
+        return Error(code, str(document["detail"]), problems, retry_after=int(wait) if wait.isdigit() else None)
     except (ValueError, KeyError, TypeError):
-        return Error(Code.INTERNAL, f"The server answered {answer.status_code} {answer.reason_phrase}.")
+        code = Code.UNAVAILABLE if answer.status_code in GATEWAY_TROUBLE else Code.INTERNAL
+        return Error(code, f"The server answered {answer.status_code} {answer.reason_phrase}.")

@@ -48,6 +48,8 @@ class Settings(BaseModel):
     )
     lease_seconds: float = Field(10.0, ge=1, le=3_600, validation_alias="SCRIPT_RUNNER_LEASE_SECONDS")
     drain_timeout: float = Field(30.0, ge=0, allow_inf_nan=False, validation_alias="SCRIPT_RUNNER_DRAIN_TIMEOUT")
+    linger_seconds: float = Field(5.0, ge=0, allow_inf_nan=False, validation_alias="SCRIPT_RUNNER_LINGER_SECONDS")
+    redis_replicas: int = Field(0, ge=0, le=100, validation_alias="SCRIPT_RUNNER_REDIS_REPLICAS")
     max_body_bytes: int = Field(1 << 20, ge=0, validation_alias="SCRIPT_RUNNER_MAX_BODY_BYTES")
     cors_origins: str = Field("*", validation_alias="SCRIPT_RUNNER_CORS_ORIGINS")
     log_level: str = Field(

@@ -13,10 +13,13 @@ class Code(StrEnum):
     NOT_FOUND = "not-found"
     METHOD_NOT_ALLOWED = "method-not-allowed"
     CONFLICT = "conflict"
+    KEY_REUSED = "key-reused"
     TOO_LARGE = "too-large"
     HEAD_TOO_LARGE = "head-too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     RANGE_NOT_SATISFIABLE = "range-not-satisfiable"
+    TOO_MANY_QUEUED = "too-many-queued"
+    QUEUE_FULL = "queue-full"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
     BAD_OUTPUT = "bad-output"
@@ -32,10 +35,16 @@ class Problem:
 
 
 class Error(Exception):
-    """What stops a caller: ``code`` for programs, ``message`` for people, ``problems`` for each bad part."""
+    """What stops a caller: ``code`` for programs, ``message`` for people, ``problems`` for each bad part.
 
-    def __init__(self, code: Code, message: str, problems: tuple[Problem, ...] = ()) -> None:
+    ``retry_after`` says in how many seconds it may be otherwise, if anybody can tell.
+    """
+
+    def __init__(
+        self, code: Code, message: str, problems: tuple[Problem, ...] = (), *, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
+        self.retry_after = retry_after
         self.code = code
         self.message = message
         self.problems = problems

@@ -53,17 +53,52 @@ class Exit:
     code: int
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many tasks may wait and run at once; None is no limit."""
+
+    max_queued: int | None = None
+    max_queued_per_caller: int | None = None
+    max_running: int | None = None
+    max_running_per_caller: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a worker hears of the tasks it runs.
+
+    Ids that are to be ``cancelled``; ids ``taken`` from it; and tasks that are ``left``: by the ledger it holds
+    them, but it does not run them.
+    """
+
+    cancelled: Sequence[str] = ()
+    taken: Sequence[str] = ()
+    left: Sequence[Task] = ()
+
+
 class Tasks(Protocol):
-    """The ledger and queue. Every method raises Error(UNAVAILABLE) while the store is away."""
+    """The ledger and queue. Every method raises Error(UNAVAILABLE) while the store is away.
+
+    A record that a newer version wrote is left alone: not claimed, not settled, not removed, not told.
+    """
 
     async def add(self, task: Task) -> Task:
-        """Queue ``task`` durably, once per id however often it is called; return it with its ``created_at``."""
+        """Queue ``task`` durably, once per id and per idempotency key of its owner; return the one that stands.
+
+        Error(KEY_REUSED) when the key stands for another request; Error(QUEUE_FULL) or Error(TOO_MANY_QUEUED)
+        when a limit is reached.
+        """
         ...
 
-    async def get(self, task_id: str) -> Task | None: ...
+    async def get(self, task_id: str) -> Task | None:
+        """The task, with its place while it waits; Error(UNAVAILABLE) if only a newer version understands it."""
+        ...
 
     async def list(self, owner: str, *, states: Sequence[State], cursor: str | None, limit: int) -> Page:
-        """Up to ``limit`` of the owner's tasks, newest first; all states when ``states`` is empty."""
+        """Up to ``limit`` of the owner's tasks, newest first; all states when ``states`` is empty.
+
+        What a listing does not tell is left out of them: arguments, files, place.
+        """
         ...
 
     async def remove(self, task_id: str) -> bool:
@@ -78,8 +113,12 @@ class Tasks(Protocol):
         """Start up to ``limit`` queued tasks for ``worker``; wait for one if there is none."""
         ...
 
-    async def cancellations(self, worker: str, *, wait_seconds: float) -> Sequence[str]:
-        """Ids of running tasks of ``worker`` that were asked to stop since the last call; may be empty."""
+    async def wait_for_word(self, worker: str, *, seconds: float) -> None:
+        """Return when a running task of ``worker`` was asked to stop, or after this time."""
+        ...
+
+    async def hear(self, worker: str, running: Sequence[Task]) -> Word:
+        """What ``worker``, which runs these, has to know of them."""
         ...
 
     async def finish(self, task: Task, outcome: Outcome) -> bool:
@@ -91,11 +130,17 @@ class Tasks(Protocol):
         ...
 
     async def reap(self) -> Sequence[Task]:
-        """Settle what dead workers held: each task back in the queue or lost. Returns those it changed."""
+        """Settle what dead workers held: each task back in the queue or lost. Returns those it changed.
+
+        Does also what the clock brings: tasks whose time has come may start, those that waited too long end.
+        """
         ...
 
-    async def expired(self, *, limit: int) -> Sequence[str]:
-        """Ids of finished tasks past their retention, oldest first."""
+    async def expired(self, *, limit: int, counts: Mapping[State, int] | None = None) -> Sequence[str]:
+        """Ids of finished tasks past their retention, or beyond the most that are kept of a state; oldest first.
+
+        About ``limit`` of each kind.
+        """
         ...
 
     async def workers(self) -> int:
@@ -116,8 +161,11 @@ class Tasks(Protocol):
 class Lease(Protocol):
     """The worker's right to hold tasks. Blocking, for a thread of its own."""
 
-    def renew(self, worker: str, *, seconds: float) -> bool:
-        """Hold the lease for ``seconds`` from now; False when it had been taken away in between."""
+    def renew(self, worker: str, *, seconds: float, slots: int = 1) -> bool:
+        """Hold the lease for ``seconds`` from now; False when it had been taken away in between.
+
+        ``slots`` says how many tasks the worker runs at once.
+        """
         ...
 
     def close(self) -> None: ...
@@ -146,7 +194,7 @@ class Saved:
 
 
 class Artifacts(Protocol):
-    """Files by key. A key is ``task/attempt/number``: it never holds a name from outside."""
+    """Files by key. A key is ``task/run/number``: it never holds a name from outside."""
 
     async def save(self, key: str, chunks: Iterable[bytes]) -> Saved:
         """Keep the bytes under ``key``, whole or not at all. ``chunks`` is read in another thread."""

@@ -263,6 +263,8 @@ async def _tell(process: Process, task: Task, logs: Logs) -> None:
     while True:
         await asyncio.sleep(FOLLOW_SECONDS)
         for name, stream in streams.items():
+            if stream.closed:  # a cancel can be swallowed on the way to the log store
+                return
             size = _size(stream)
             start = max(told[name], size - FOLLOW_BYTES)
             if start < size:
@@ -358,7 +360,7 @@ class _Keeper:
     """Saves what a run leaves under the run's own keys."""
 
     def __init__(self, task: Task, artifacts: Artifacts) -> None:
-        self._prefix = f"{task.id}/{task.attempt}"
+        self._prefix = f"{task.id}/{task.run}"
         self._artifacts = artifacts
         self._count = 0
 

@@ -1,15 +1,18 @@
 """All that a front door may ask: submit, get, list, cancel, remove, logs, artifacts."""
 
+import hashlib
+import json
 import logging
+import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from script_runner import inputs
-from script_runner.errors import Code, Error
+from script_runner.errors import Code, Error, Problem
 from script_runner.inputs import Request
 from script_runner.ports import Artifacts, Identity, LogChunk, Logs, Page, Tasks
-from script_runner.spec import Spec
+from script_runner.spec import LEAST_PRIORITY, Spec
 from script_runner.task import Artifact, Results, State, Task
 
 MAX_PAGE = 200
@@ -19,7 +22,21 @@ MAX_LOG_OFFSET = 1 << 53
 LOG_BYTES = 1 << 20
 """How much of a log one answer carries."""
 
+EXPIRY_PIECE = 100
+EXPIRY_ROUNDS = 20
+"""How many tasks past their retention are let go at a time, and how often, before other chores have their turn."""
+
 _log = logging.getLogger("script_runner.service")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a caller asks of the queue, beside what it asks of the script. ``not_before`` is in epoch seconds."""
+
+    idempotency_key: str | None = None
+    priority: int = 0
+    not_before: float | None = None
+    expires_in_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +48,25 @@ class Service:
     logs: Logs
     artifacts: Artifacts
 
-    async def submit(self, identity: Identity, request: Request) -> Task:
-        """Check the request and queue a task durably; Error says what is wrong with it."""
+    async def submit(self, identity: Identity, request: Request, wishes: Wishes | None = None) -> Task:
+        """Check the request and queue a task durably; Error says what is wrong with it.
+
+        A request that repeats an earlier one under its idempotency key gets the task of that one.
+        """
+        wishes = wishes or Wishes()
+        _check(wishes, self.spec)
         task = Task(
             id=str(uuid.uuid4()),
             owner=identity.owner,
             arguments=inputs.bind(self.spec, request),
             max_attempts=self.spec.attempts,
             retention_seconds=self.spec.retention_seconds,
+            retention=self.spec.kept_seconds,
+            priority=wishes.priority,
+            not_before=wishes.not_before,
+            expires_in_seconds=wishes.expires_in_seconds or self.spec.expires_in_seconds,
+            idempotency_key=wishes.idempotency_key,
+            fingerprint=_fingerprint(request, wishes) if wishes.idempotency_key else "",
         )
         return await self.tasks.add(task)
 
@@ -109,13 +137,41 @@ class Service:
         return workers
 
 
-async def tend(tasks: Tasks, artifacts: Artifacts) -> None:
-    """Settle what dead workers held, and let go of what is past its retention. Any number may do so at once."""
+async def tend(tasks: Tasks, artifacts: Artifacts, counts: Mapping[State, int]) -> None:
+    """Settle what dead workers held, and let go of what is past its retention or beyond its ``counts``.
+
+    Any number may do so at once.
+    """
     for task in await tasks.reap():
         _log.warning("the worker of task %s was lost: the task is now %s", task.id, task.state)
-    for task_id in await tasks.expired(limit=100):
-        await artifacts.remove(task_id)
-        await tasks.remove(task_id)
+    for _ in range(EXPIRY_ROUNDS):
+        ids = await tasks.expired(limit=EXPIRY_PIECE, counts=counts)
+        for task_id in ids:
+            await artifacts.remove(task_id)
+            await tasks.remove(task_id)
+        if len(ids) < EXPIRY_PIECE:
+            break
+
+
+def _check(wishes: Wishes, spec: Spec) -> None:
+    """Raise Error(INVALID_INPUT) for wishes that this script does not grant, or that cannot come true."""
+    if not LEAST_PRIORITY <= wishes.priority <= spec.max_priority:
+        allowed = f"must be from {LEAST_PRIORITY} to {spec.max_priority}"
+        hint = "" if wishes.priority <= spec.max_priority else " (max_priority of the configuration)"
+        raise _not_granted("Task-Priority", allowed + hint)
+    start, patience = wishes.not_before, wishes.expires_in_seconds or spec.expires_in_seconds
+    if start is not None and patience is not None and start >= time.time() + patience:
+        raise _not_granted("Task-Not-Before", f"is later than the {patience:g} seconds that the task may wait")
+
+
+def _not_granted(name: str, problem: str) -> Error:
+    return Error(Code.INVALID_INPUT, f"{name} {problem}.", (Problem("header", name, problem),))
+
+
+def _fingerprint(request: Request, wishes: Wishes) -> str:
+    """What tells a repeated request from another one under the same key."""
+    asked = [request.path, request.query, request.body.hex(), {**asdict(wishes), "idempotency_key": None}]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _is_id(text: str) -> bool:

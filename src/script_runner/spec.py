@@ -13,6 +13,10 @@ from jsonpath.exceptions import JSONPathError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from script_runner.task import State
+
+LEAST_PRIORITY, MOST_PRIORITY = -9, 9
+
 RESERVED_NAMES = ("RUNDIR", "TASK_ID")
 """Names the runner itself gives a value: the run folder (absolute) and the task's id."""
 
@@ -357,6 +361,30 @@ class EnvironmentSpec(_Model):
     ] = ("*",)
 
 
+class Kept(_Model):
+    """How long, and how many at most, finished tasks of one state are kept."""
+
+    seconds: Seconds | None = None
+    count: Annotated[int, Field(ge=0)] | None = None
+
+
+class Retention(_Model):
+    """What is kept of tasks that ended in each of the final states."""
+
+    succeeded: Kept = Kept()
+    failed: Kept = Kept()
+    timed_out: Kept = Kept()
+    cancelled: Kept = Kept()
+    lost: Kept = Kept()
+
+    @property
+    def all(self) -> dict[State, Kept]:
+        return {State(name): getattr(self, name) for name in type(self).model_fields}
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
 class Spec(_Model):
     """One script behind the API."""
 
@@ -373,6 +401,13 @@ class Spec(_Model):
     on_worker_lost: Literal["fail", "retry"] = "fail"
     max_attempts: Annotated[int, Field(ge=1)] = 3
     retention_seconds: Seconds = 86_400.0
+    retention: Retention = Retention()
+    max_queued: Count | None = None
+    max_queued_per_caller: Count | None = None
+    max_running: Count | None = None
+    max_running_per_caller: Count | None = None
+    max_priority: Annotated[int, Field(ge=LEAST_PRIORITY, le=MOST_PRIORITY)] = 0
+    expires_in_seconds: Seconds | None = None
     max_output_bytes: Annotated[int, Field(ge=1)] = 1 << 30
     environment: EnvironmentSpec = EnvironmentSpec()
 
@@ -380,6 +415,16 @@ class Spec(_Model):
     def attempts(self) -> int:
         """How often a task of this script may be started."""
         return self.max_attempts if self.on_worker_lost == "retry" else 1
+
+    @property
+    def kept_counts(self) -> dict[State, int]:
+        """How many finished tasks are kept at most, of the states that have a limit."""
+        return {state: kept.count for state, kept in self.retention.all.items() if kept.count is not None}
+
+    @property
+    def kept_seconds(self) -> dict[State, float]:
+        """How long finished tasks are kept, of the states that have a time of their own."""
+        return {state: kept.seconds for state, kept in self.retention.all.items() if kept.seconds is not None}
 
     def is_required(self, wanted: AnyInput) -> bool:
         """Whether a request without this value is refused."""

@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -64,26 +64,48 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a task stands among those that wait: 1 is next; the seconds until its start, None if nobody knows."""
+
+    position: int
+    expected_wait: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
-    """One request to run the script. Times are seconds since the epoch, by the store's clock."""
+    """One request to run the script. Times are seconds since the epoch, by the store's clock.
+
+    ``retention`` overrules ``retention_seconds`` for some final states. ``idempotency_key`` and ``fingerprint``
+    tell a repeated request from another. ``attempt`` counts the starts that count, ``run`` every one: worker and
+    run name the holder.
+    """
 
     id: str
     owner: str
     arguments: Mapping[str, str | tuple[str, ...]]
     max_attempts: int = 1
     retention_seconds: float = 86_400
+    retention: Mapping[State, float] = field(default_factory=dict)
+    priority: int = 0
+    not_before: float | None = None
+    expires_in_seconds: float | None = None
+    idempotency_key: str | None = None
+    fingerprint: str = ""
     state: State = State.QUEUED
     created_at: float = 0.0
     started_at: float | None = None
     finished_at: float | None = None
     worker: str | None = None
     attempt: int = 0
+    run: int = 0
     is_cancelling: bool = False
     outcome: Outcome | None = None
+    place: Place | None = field(default=None, compare=False)
 
     def started(self, *, worker: str, at: float) -> "Task":
         """The task as ``worker`` has just claimed it, one attempt further."""
-        return replace(self, state=State.RUNNING, worker=worker, attempt=self.attempt + 1, started_at=at)
+        attempt, run = self.attempt + 1, self.run + 1
+        return replace(self, state=State.RUNNING, worker=worker, attempt=attempt, run=run, started_at=at)
 
     def finished(self, outcome: Outcome, *, at: float) -> "Task":
         """The task in its final state."""
@@ -93,6 +115,15 @@ class Task:
         """The task back in the queue."""
         return replace(self, state=State.QUEUED, worker=None, started_at=None)
 
+    def listed(self) -> "Task":
+        """The task as a listing tells of it: without what can be large."""
+        outcome = Outcome(self.outcome.state, self.outcome.exit_code) if self.outcome else None
+        return replace(self, arguments={}, outcome=outcome)
+
     def is_held_by(self, other: "Task") -> bool:
-        """Whether ``other`` names the run that holds this task now: same worker, same attempt (the fence)."""
-        return self.state is State.RUNNING and self.worker == other.worker and self.attempt == other.attempt
+        """Whether ``other`` names the run that holds this task now: same worker, same run (the fence)."""
+        return self.state is State.RUNNING and self.worker == other.worker and self.run == other.run
+
+    def keep_seconds(self, state: State) -> float:
+        """How long the task is kept once it has ended in ``state``."""
+        return self.retention.get(state, self.retention_seconds)

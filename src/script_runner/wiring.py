@@ -28,7 +28,7 @@ from script_runner.adapters.valkey import EmbeddedServer
 from script_runner.config import Settings, default_data_folder, read_spec, script_environment
 from script_runner.errors import Code, Error, Problem
 from script_runner.inputs import Request
-from script_runner.ports import Artifacts, AuthProvider
+from script_runner.ports import Artifacts, AuthProvider, Limits
 from script_runner.service import Service, tend
 from script_runner.spec import Spec
 from script_runner.worker import cancelled, first_of
@@ -115,10 +115,11 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def _parts(settings: Settings) -> AsyncIterator[Parts]:
+async def _parts(settings: Settings, spec: Spec) -> AsyncIterator[Parts]:
     url = required_redis_url(settings)
+    limits = Limits(spec.max_queued, spec.max_queued_per_caller, spec.max_running, spec.max_running_per_caller)
     parts = Parts(
-        RedisTasks(url, settings.namespace),
+        RedisTasks(url, settings.namespace, limits, replicas=settings.redis_replicas),
         RedisLogs(url, settings.namespace),
         _artifacts(settings),
     )
@@ -243,25 +244,32 @@ def url_of(listener: socket.socket) -> str:
 
 
 async def serve(
-    settings: Settings, spec: Spec, listener: socket.socket, *, stop: asyncio.Event, announce: Announce
+    settings: Settings,
+    spec: Spec,
+    listener: socket.socket,
+    *,
+    stop: asyncio.Event,
+    hurry: asyncio.Event,
+    announce: Announce,
 ) -> None:
-    """Serve the API until ``stop`` is set."""
+    """Serve the API until ``stop`` is set, and then until callers have gone elsewhere; ``hurry`` ends that."""
     from script_runner.web.api import Options, application  # noqa: PLC0415 - the server's half
 
     word, auth = auth_provider(settings, os.environ)
-    async with _parts(settings) as parts:
+    async with _parts(settings, spec) as parts:
         service = Service(spec, parts.tasks, parts.logs, parts.artifacts)
         options = Options(
             version=settings.server_version or __version__,
             max_body_bytes=settings.max_body_bytes,
             cors_origins=tuple(settings.cors_origins.split()),
             is_authenticated=word != "none",
+            is_stopping=stop.is_set,
         )
         server = _server(application(service, auth, options), settings)
         chores = [
             asyncio.create_task(_report_dangers(parts.tasks)),
-            asyncio.create_task(_tend(parts, pause_seconds=min(TEND_SECONDS, settings.lease_seconds / 5))),
-            asyncio.create_task(_end(server, stop)),
+            asyncio.create_task(_tend(parts, spec, pause_seconds=min(TEND_SECONDS, settings.lease_seconds / 5))),
+            asyncio.create_task(_end(server, stop, hurry, linger_seconds=settings.linger_seconds)),
         ]
         if word == "none":
             _log.warning("AUTH_PROVIDER is none: whoever reaches this server may use it")
@@ -299,15 +307,24 @@ def _server(app: Any, settings: Settings) -> Any:
     return Server(config)
 
 
-async def _end(server: Any, stop: asyncio.Event) -> None:
+async def _end(server: Any, stop: asyncio.Event, hurry: asyncio.Event, *, linger_seconds: float) -> None:
+    """End the server a while after ``stop``; until then each answer ends its connection, and /ready says no.
+
+    A load balancer needs that time to look elsewhere; and a connection that is closed while a request is on its
+    way would fail that request (RFC 9112, section 9.6).
+    """
     await stop.wait()
+    close = (b"connection", b"close")
+    server.config.encoded_headers.append(close)
+    server.server_state.default_headers = [*server.server_state.default_headers, close]
+    await first_of(hurry.wait(), asyncio.sleep(linger_seconds))
     server.should_exit = True
 
 
-async def _tend(parts: Parts, *, pause_seconds: float) -> None:
+async def _tend(parts: Parts, spec: Spec, *, pause_seconds: float) -> None:
     while True:
         try:
-            await tend(parts.tasks, parts.artifacts)
+            await tend(parts.tasks, parts.artifacts, spec.kept_counts)
         except Error as error:
             _log.debug("cannot tend: %s", error.message)
         except Exception:  # noqa: BLE001 - it is tried again in a moment, and must not stop
@@ -342,7 +359,7 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
 
     for caution in cautions(spec):
         _log.warning(caution)
-    async with _parts(settings) as parts:
+    async with _parts(settings, spec) as parts:
         lease = RedisLease(required_redis_url(settings), settings.namespace)
         executor = LocalExecutor(keep_folders=bool(spec.debug))
         terms = Terms(
@@ -429,6 +446,7 @@ async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
         "SCRIPT_RUNNER_CONCURRENCY": str(settings.concurrency or ""),
         "SCRIPT_RUNNER_LEASE_SECONDS": str(settings.lease_seconds),
         "SCRIPT_RUNNER_DRAIN_TIMEOUT": str(settings.drain_timeout),
+        "SCRIPT_RUNNER_REDIS_REPLICAS": str(settings.redis_replicas),
         "SCRIPT_RUNNER_LOG_LEVEL": settings.log_level,
     }
     return await asyncio.create_subprocess_exec(

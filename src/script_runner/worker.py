@@ -28,8 +28,13 @@ SHORTAGE_SECONDS = 1.0
 RENEWALS = 5
 """How often a lease is renewed in its time."""
 
+REMEMBERED = 1_000
+"""How many outcomes are remembered, to be reported once more should the store have forgotten them."""
+
 HELD_PART = 0.85
 """Scripts are killed when this part of the lease has passed without renewal, so that they are dead at its end."""
+
+DRAINED = "The worker was stopped while the script ran; on_worker_lost lets it not run again."
 
 _log = logging.getLogger("script_runner.worker")
 
@@ -44,11 +49,24 @@ class Terms:
     drain_seconds: float = 30.0
 
 
+_Run = tuple[str, int]
+"""A run by the id of its task and its own number."""
+
+
+def _run_of(task: Task) -> _Run:
+    return task.id, task.run
+
+
 @dataclass(slots=True)
 class _Running:
     task: Task
     stop: "asyncio.Future[Stop]"
+    over: asyncio.Event
     is_unstarted: bool = False
+
+
+def _new_running(task: Task) -> _Running:
+    return _Running(task, asyncio.get_running_loop().create_future(), asyncio.Event())
 
 
 class Worker:
@@ -60,7 +78,8 @@ class Worker:
         self._lease = lease
         self._workshop = workshop
         self._heart: _Heart
-        self._running: dict[str, _Running] = {}
+        self._running: dict[_Run, _Running] = {}
+        self._reported: dict[_Run, Outcome] = {}
         self._carriers: set[asyncio.Task[None]] = set()
 
     async def work(self, drain: asyncio.Event, *, hurry: asyncio.Event) -> None:
@@ -75,7 +94,7 @@ class Worker:
             on_registered=lambda: loop.call_soon_threadsafe(registered.set),
         )
         heart.start()
-        chores = [asyncio.create_task(_again(chore)) for chore in (self._hear_cancellations, self._tend)]
+        chores = [asyncio.create_task(_again(chore)) for chore in (self._hear, self._tend)]
         try:
             await first_of(registered.wait(), drain.wait())
             await self._claim_until(drain)
@@ -113,14 +132,22 @@ class Worker:
         """A claim cut off by the stop may have been carried out: ask again, and give back what it got."""
         with contextlib.suppress(Error):
             for task in await self._tasks.claim(self._terms.name, limit=1, wait_seconds=0):
-                if task.id not in self._running:
-                    await self._tasks.release(task, counted=False)
+                if _run_of(task) not in self._running:
+                    await self._return(task)
+
+    async def _return(self, task: Task) -> None:
+        """Give back a task that was not begun; it is ours until that is done."""
+        returned = self._running[_run_of(task)] = _new_running(task)
+        returned.over.set()
+        try:
+            await self._tasks.release(task, counted=False)
+        finally:
+            del self._running[_run_of(task)]
 
     def _begin(self, task: Task) -> None:
-        if task.id in self._running:  # an answer that came twice
+        if _run_of(task) in self._running:  # an answer that came twice
             return
-        running = _Running(task, asyncio.get_running_loop().create_future())
-        self._running[task.id] = running
+        running = self._running[_run_of(task)] = _new_running(task)
         carrier = asyncio.create_task(self._carry(running))
         self._carriers.add(carrier)
         carrier.add_done_callback(self._carriers.discard)
@@ -130,10 +157,20 @@ class Worker:
     async def _carry(self, running: _Running) -> None:
         task = running.task
         try:
+            await self._end_of_earlier(task)
             outcome = await self._outcome(running)
+            running.over.set()
             await self._settle(task, outcome, running)
         finally:
-            self._running.pop(task.id, None)
+            running.over.set()
+            del self._running[_run_of(task)]
+
+    async def _end_of_earlier(self, task: Task) -> None:
+        """A task that was taken from this worker may come back to it before its script here is dead."""
+        for earlier in list(self._running.values()):
+            if earlier.task.id == task.id and earlier.task.run < task.run:
+                _stop(earlier, Stop.LAPSED)
+                await earlier.over.wait()
 
     async def _outcome(self, running: _Running) -> Outcome | None:
         lapses = self._heart.lapses
@@ -155,15 +192,19 @@ class Worker:
     async def _settle(self, task: Task, outcome: Outcome | None, running: _Running) -> None:
         """Report the end until the store has taken it, or says that the task is no longer ours."""
         is_drained = running.stop.done() and running.stop.result() is Stop.DRAINED
-        counted = not (running.is_unstarted or (is_drained and task.max_attempts > 1))
+        if outcome is None and is_drained and self._workshop.spec.on_worker_lost == "fail":
+            outcome = Outcome(State.LOST, error=DRAINED)
+        counted = not (running.is_unstarted or is_drained)
         is_told = False
         while True:
             try:
                 if outcome is None:
                     await self._tasks.release(task, counted=counted)
-                elif not await self._tasks.finish(task, outcome):
+                elif await self._tasks.finish(task, outcome):
+                    self._remember(task, outcome)
+                else:
                     _log.warning("task %s was given to another worker; its outcome here is dropped", task.id)
-                    await self._workshop.artifacts.remove(f"{task.id}/{task.attempt}")
+                    await self._workshop.artifacts.remove(f"{task.id}/{task.run}")
             except Error as error:
                 if not is_told:
                     _log.warning("cannot report task %s yet: %s", task.id, error.message)
@@ -172,22 +213,46 @@ class Worker:
             else:
                 return
 
+    def _remember(self, task: Task, outcome: Outcome) -> None:
+        self._reported[_run_of(task)] = outcome
+        if len(self._reported) > REMEMBERED:
+            del self._reported[next(iter(self._reported))]
+
+    # Hearing from the ledger
+
+    async def _hear(self) -> None:
+        """Compare what runs here with the ledger, which may have been told to stop it, or have lost a write."""
+        runs = sorted(self._running)
+        latest = {run[0]: self._running[run] for run in runs}
+        word = await self._tasks.hear(self._terms.name, [running.task for running in latest.values()])
+        for task_id in word.cancelled:
+            _stop(latest[task_id], Stop.CANCELLED)
+        for task_id in word.taken:
+            if not latest[task_id].over.is_set():
+                _log.warning("task %s is no longer held by this worker: its script is killed", task_id)
+                _stop(latest[task_id], Stop.LAPSED)
+        for task in word.left:
+            if task.id not in latest and _run_of(task) not in self._running:
+                await self._settle_left(task)
+        seconds = min(WAIT_SECONDS, self._terms.lease_seconds / RENEWALS)
+        await self._tasks.wait_for_word(self._terms.name, seconds=seconds)
+
+    async def _settle_left(self, task: Task) -> None:
+        """The ledger has this worker hold a task that it does not run: it has forgotten how that ended."""
+        outcome = self._reported.get(_run_of(task))
+        _log.warning("task %s is held by this worker, which does not run it: it is settled", task.id)
+        if outcome is None:
+            await self._tasks.release(task, counted=True)
+        else:
+            await self._tasks.finish(task, outcome)
+
     # Being stopped
-
-    async def _hear_cancellations(self) -> None:
-        for task_id in await self._tasks.cancellations(self._terms.name, wait_seconds=WAIT_SECONDS):
-            self._stop(task_id, Stop.CANCELLED)
-
-    def _stop(self, task_id: str, reason: Stop) -> None:
-        running = self._running.get(task_id)
-        if running and not running.stop.done():
-            running.stop.set_result(reason)
 
     def _lapse(self) -> None:
         """The lease may be gone: what runs here may be given to another at any moment, so it must not run on."""
-        for task_id in list(self._running):
-            _log.warning("the lease lapsed: the script of task %s is killed", task_id)
-            self._stop(task_id, Stop.LAPSED)
+        for running in self._running.values():
+            _log.warning("the lease lapsed: the script of task %s is killed", running.task.id)
+            _stop(running, Stop.LAPSED)
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         if self._carriers:
@@ -196,16 +261,21 @@ class Worker:
             )
             done = asyncio.wait(self._carriers, timeout=self._terms.drain_seconds)
             await first_of(done, hurry.wait())
-        for task_id in list(self._running):
-            self._stop(task_id, Stop.DRAINED)
+        for running in self._running.values():
+            _stop(running, Stop.DRAINED)
         if self._carriers:
             grace = self._workshop.spec.grace_seconds
             await asyncio.wait(self._carriers, timeout=grace + self._terms.lease_seconds)
         await cancelled(list(self._carriers))
 
     async def _tend(self) -> None:
-        await tend(self._tasks, self._workshop.artifacts)
+        await tend(self._tasks, self._workshop.artifacts, self._workshop.spec.kept_counts)
         await asyncio.sleep(min(1.0, self._terms.lease_seconds / RENEWALS))
+
+
+def _stop(running: _Running, reason: Stop) -> None:
+    if not running.stop.done():
+        running.stop.set_result(reason)
 
 
 class _Heart(threading.Thread):
@@ -250,10 +320,11 @@ class _Heart(threading.Thread):
         beat_at = boot_time()
         if self._held_until and self.is_overdue:
             self._lapse()
-        was_there = self._lease.renew(self._terms.name, seconds=self._terms.lease_seconds)
+        terms = self._terms
+        was_there = self._lease.renew(terms.name, seconds=terms.lease_seconds, slots=terms.concurrency)
         if self._held_until and not was_there:
             self._lapse()
-        self._held_until = beat_at + self._terms.lease_seconds * HELD_PART
+        self._held_until = beat_at + terms.lease_seconds * HELD_PART
         self._on_hold(self._held_until)
         self._on_registered()
 

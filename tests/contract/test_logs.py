@@ -175,7 +175,7 @@ async def test_next_run_begins_at_nothing(store: Store) -> None:
     again = await run(store)
     await say(store, 0, b"second")
 
-    assert again == replace(task, attempt=2, started_at=again.started_at)
+    assert again == replace(task, attempt=2, run=2, started_at=again.started_at)
     assert await heard(store) == LogChunk(0, b"second")
 
 

@@ -25,7 +25,7 @@ from script_runner.adapters import redis as adapter
 from script_runner.adapters.memory import MemoryTasks
 from script_runner.adapters.redis import RedisLease, RedisLogs, RedisTasks, check_url
 from script_runner.errors import Code, Error
-from script_runner.ports import LogChunk
+from script_runner.ports import Limits, LogChunk
 from script_runner.task import Outcome, State, Task
 
 pytestmark = pytest.mark.anyio
@@ -52,8 +52,16 @@ class Adapter:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, namespace: str = "test") -> AsyncIterator[Adapter]:
-    it = Adapter(RedisTasks(url, namespace), RedisLease(url, namespace), RedisLogs(url, namespace))
+async def closing(tasks: RedisTasks) -> AsyncIterator[RedisTasks]:
+    try:
+        yield tasks
+    finally:
+        await tasks.close()
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str, namespace: str = "test", limits: Limits | None = None) -> AsyncIterator[Adapter]:
+    it = Adapter(RedisTasks(url, namespace, limits), RedisLease(url, namespace), RedisLogs(url, namespace))
     try:
         yield it
     finally:
@@ -160,7 +168,7 @@ async def test_lost_add_and_finish_are_asked_again(proxy: Proxy, namespace: str)
         it.lease.renew("w1", seconds=LONG)
         await it.tasks.add(a_task("a"))
         [task] = await it.tasks.claim("w1", limit=1, wait_seconds=0)
-        await it.tasks.finish(replace(task, attempt=9), SUCCEEDED)
+        await it.tasks.finish(replace(task, run=9), SUCCEEDED)
         proxy.lose_answers(b"EVALSHA", 1)
         await it.tasks.add(a_task("b"))
         assert proxy.losses_left == 0
@@ -214,7 +222,7 @@ async def test_waits_that_were_cut_off(redis_server: RedisServer, namespace: str
 
 def everything(it: Adapter) -> Sequence[Awaitable[Any]]:
     """Each call that the ports have."""
-    task = a_task("b", worker="w1", attempt=1)
+    task = a_task("b", worker="w1", attempt=1, run=1)
     return (
         it.tasks.add(task),
         it.tasks.get("a"),
@@ -222,7 +230,8 @@ def everything(it: Adapter) -> Sequence[Awaitable[Any]]:
         it.tasks.remove("a"),
         it.tasks.cancel("a"),
         it.tasks.claim("w1", limit=1, wait_seconds=0),
-        it.tasks.cancellations("w1", wait_seconds=0),
+        it.tasks.wait_for_word("w1", seconds=1),
+        it.tasks.hear("w1", [task]),
         it.tasks.finish(task, SUCCEEDED),
         it.tasks.release(task, counted=True),
         it.tasks.reap(),
@@ -277,6 +286,7 @@ async def test_waiting_through_an_outage(own_server: RedisServer) -> None:
 
             assert caught.value.code is Code.UNAVAILABLE
             own_server.start()
+            await it.tasks.hear("w1", [])
             await a_whole_life(it)
 
 
@@ -300,6 +310,7 @@ async def test_nothing_is_lost_by_a_kill(request: pytest.FixtureRequest, kind: s
             await until(is_back)
             assert await it.tasks.list("ada", states=(), cursor=None, limit=50) == before
             assert await it.tasks.workers() == 1
+            await it.tasks.hear("w1", [running])
             assert await it.tasks.finish(running, SUCCEEDED)
             queued = await it.tasks.claim("w1", limit=50, wait_seconds=0)
             assert ids(queued) == [f"task-{number}" for number in range(2, 20)]
@@ -319,33 +330,75 @@ async def is_there_again(it: Adapter) -> bool:
 
 async def test_keys_are_the_documented_ones(own_server: RedisServer) -> None:
     """Every key is under the namespace, in the one slot, and of a kind and type that the module documents."""
-    row = re.compile(r"^    (\w+)(?::[A-Z]+)? +(hash|zset|set|list|number) ", re.MULTILINE)
+    row = re.compile(r"^    ([A-Za-z]+)(?::[A-Z]+)?(?::[A-Z]+)? +(hash|zset|set|list|number|text) ", re.MULTILINE)
     documented = dict(row.findall(adapter.__doc__ or ""))
-    async with connected(own_server.url, "name space") as it:
+    states = documented.pop("STATE")
+    named = "name space"
+    async with (
+        connected(own_server.url, named, Limits(max_running_per_caller=2)) as it,
+        closing(RedisTasks(own_server.url, named, newest=2)) as newer,
+        closing(RedisTasks(own_server.url, named, replicas=1)) as careful,
+    ):
         it.lease.renew("w1", seconds=LONG)
-        for task_id in ("a", "b", "c"):
-            await it.tasks.add(a_task(task_id))
-        finished, _ = await it.tasks.claim("w1", limit=2, wait_seconds=0)
+        await newer.add(a_task("newer", owner="bob"))
+        for task_id in ("a", "b", "c", "d"):
+            await it.tasks.add(a_task(task_id, idempotency_key=task_id, expires_in_seconds=LONG))
+        await it.tasks.add(a_task("later", not_before=1e10))
+        [finished, _] = await it.tasks.claim("w1", limit=9, wait_seconds=0)
         await it.tasks.finish(finished, SUCCEEDED)
+        await it.tasks.claim("w1", limit=9, wait_seconds=0)
+        await it.tasks.add(a_task("waiting", owner="eve"))
         await it.logs.append("b", "stdout", LogChunk(0, b"said"))
         await it.tasks.cancel("b")
         await it.tasks.reap()
-    with contextlib.closing(own_server.client()) as outside:
-        keys = list(outside.scan_iter())
-        kinds = {key.removeprefix("{name space}:1:").partition(":")[0]: str(outside.type(key)) for key in keys}
+        with pytest.raises(Error):
+            await careful.cancel("waiting")
+        await it.tasks.add(a_task("waiting too", owner="eve"))
+        kinds = all_kinds(own_server, named)
+        own_server.restart()
+        await it.tasks.workers()
+        kinds |= all_kinds(own_server, named)
 
-    assert all(key.startswith("{name space}:1:") for key in keys)
-    assert kinds == {kind: "string" if word == "number" else word for kind, word in documented.items()}
+    assert {kind: kinds.pop(kind) for kind in ("queued", "running", "succeeded", "cancelled")} == dict.fromkeys(
+        ("queued", "running", "succeeded", "cancelled"), states
+    )
+    assert kinds == {kind: "string" if word in ("number", "text") else word for kind, word in documented.items()}
+
+
+def all_kinds(server: RedisServer, namespace: str) -> dict[str, str]:
+    """The kinds of all keys there are, and their types."""
+    prefix = f"{{{namespace}}}:1:"
+    with contextlib.closing(server.client()) as outside:
+        keys = list(outside.scan_iter())
+        assert all(key.startswith(prefix) for key in keys)
+        return {key.removeprefix(prefix).partition(":")[0]: str(outside.type(key)) for key in keys}
+
+
+SINGLETONS = frozenset({"sequence", "turn", "limits", "pace", "reaper", "server"})
+"""What stays for ever: one small key each, however many tasks and owners there were."""
+
+
+def what_is_left(server: RedisServer, namespace: str = "test") -> set[str]:
+    """All keys but those that stay for ever."""
+    with contextlib.closing(server.client()) as outside:
+        return {key.removeprefix(f"{{{namespace}}}:1:") for key in outside.scan_iter()} - SINGLETONS
 
 
 async def test_nothing_is_left_behind(own_server: RedisServer) -> None:
-    """When all tasks are removed and all workers gone, a counter and the reaper's notes are all that is left."""
-    async with connected(own_server.url) as it:
+    """When all tasks are removed and all workers gone, a few single keys are all that is left."""
+    limits = Limits(max_running=6, max_running_per_caller=2)
+    async with connected(own_server.url, limits=limits) as it:
         it.lease.renew("w1", seconds=LONG)
         it.lease.renew("w2", seconds=LONG)
         for number in range(12):
-            await it.tasks.add(a_task(f"task-{number}", max_attempts=2, owner=f"owner-{number % 3}"))
-        finished, released, cancelled, _lost = await it.tasks.claim("w1", limit=4, wait_seconds=0)
+            changes: dict[str, Any] = {
+                "max_attempts": 2,
+                "owner": f"owner-{number % 3}",
+                "idempotency_key": "k" * number,
+            }
+            await it.tasks.add(a_task(f"task-{number}", expires_in_seconds=LONG, priority=number % 3, **changes))
+        await it.tasks.add(a_task("later", not_before=1e10))
+        finished, released, cancelled, _lost, *_ = await it.tasks.claim("w1", limit=12, wait_seconds=0)
         for task in (finished, released, cancelled):
             await it.logs.append(task.id, "stdout", LogChunk(0, b"said"))
             await it.tasks.cancel(task.id)
@@ -354,13 +407,47 @@ async def test_nothing_is_left_behind(own_server: RedisServer) -> None:
         await it.tasks.finish(cancelled, Outcome(State.CANCELLED))
         await it.logs.append(finished.id, "stderr", LogChunk(0, b"late"))
         await it.tasks.cancel("task-11")
+        await it.tasks.hear("w1", [finished])
         for worker in ("w1", "w2"):
             await it.tasks.leave(worker)
         await it.tasks.reap()
-        for number in range(12):
-            assert await it.tasks.remove(f"task-{number}")
-    with contextlib.closing(own_server.client()) as outside:
-        assert set(outside.scan_iter()) == {"{test}:1:sequence", "{test}:1:reaper"}
+        for task_id in ("later", *(f"task-{number}" for number in range(12))):
+            assert await it.tasks.remove(task_id)
+        await it.tasks.reap()
+
+        assert what_is_left(own_server) == set()
+
+
+async def test_removed_task_leaves_its_wake_up_behind_for_nobody(own_server: RedisServer) -> None:
+    """When what waited was removed, there is no wake-up left for a worker to take in vain."""
+    async with connected(own_server.url) as it:
+        for task_id in ("a", "b"):
+            await it.tasks.add(a_task(task_id))
+        await it.tasks.remove("a")
+        assert "wake" in what_is_left(own_server)
+        await it.tasks.cancel("b")
+
+        assert "wake" not in what_is_left(own_server)
+
+
+async def test_nobody_is_woken_in_vain(own_server: RedisServer) -> None:
+    """While as many run as may, there is no wake-up; when one ends there is, as long as some wait."""
+    async with connected(own_server.url, limits=Limits(max_running=2)) as it:
+        it.lease.renew("w1", seconds=LONG)
+        for number in range(4):
+            await it.tasks.add(a_task(f"task-{number}"))
+        running = [*await it.tasks.claim("w1", limit=9, wait_seconds=0)]
+        assert len(running) == 2
+        for _ in range(3):
+            assert await it.tasks.claim("w1", limit=9, wait_seconds=0) == []
+            await it.tasks.reap()
+            assert "wake" not in what_is_left(own_server)
+        await it.tasks.finish(running.pop(), SUCCEEDED)
+        assert "wake" in what_is_left(own_server)
+        running += await it.tasks.claim("w1", limit=9, wait_seconds=0)
+
+        assert len(running) == 2
+        assert "wake" not in what_is_left(own_server)
 
 
 # Ways to reach it
@@ -491,6 +578,7 @@ async def test_dangers(redis_binary_path: str) -> None:
 # The plain statement and the real thing, side by side
 
 WORKERS = st.sampled_from(["w1", "w2"])
+OWNERS = st.sampled_from(["ada", "bob"])
 
 
 class Twins(RuleBasedStateMachine):
@@ -499,18 +587,28 @@ class Twins(RuleBasedStateMachine):
     known = Bundle("known")
     runs = Bundle("runs")
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, limits: Limits) -> None:
         super().__init__()
+        self.server = server
         self.runner = asyncio.Runner()
-        self.memory = MemoryTasks()
+        self.memory = MemoryTasks(limits=limits)
         with contextlib.closing(server.client()) as outside:
             outside.flushdb()
-        self.redis = RedisTasks(server.url, "twins")
+        self.redis = RedisTasks(server.url, "twins", limits)
         self.lease = RedisLease(server.url, "twins")
         self.added: list[str] = []
 
     def teardown(self) -> None:
+        """However it went: when all has ended and was removed, nothing is left, and no slot is taken."""
         with self.runner:
+            for worker in ("w1", "w2"):
+                self.leave(worker)
+            self.reap()
+            for task_id in self.added:
+                self.cancel(task_id)
+                self.remove(task_id)
+            self.reap()
+            assert what_is_left(self.server, "twins") == set()
             self.lease.close()
             self.runner.run(self.redis.close())
 
@@ -519,12 +617,24 @@ class Twins(RuleBasedStateMachine):
         self.renew("w1")
         self.renew("w2")
 
-    @rule(target=known, max_attempts=st.integers(1, 2))
-    def add(self, max_attempts: int) -> Any:
-        task = a_task(f"task-{len(self.added)}", max_attempts=max_attempts, retention_seconds=0)
-        self.added.append(task.id)
-        self.both(lambda tasks: tasks.add(task))
-        return task.id
+    @rule(
+        target=known,
+        max_attempts=st.integers(1, 2),
+        owner=OWNERS,
+        priority=st.sampled_from([0, 0, 0, 1, -9, 9]),
+        not_before=st.sampled_from([None, None, 1.0, 1e10]),
+        key=st.sampled_from([None, None, "one", "two"]),
+        fingerprint=st.sampled_from(["this", "that"]),
+    )
+    def add(self, **changes: Any) -> Any:
+        key = changes.pop("key")
+        task = a_task(f"task-{len(self.added)}", idempotency_key=key, retention_seconds=0, **changes)
+        added = self.both(lambda tasks: tasks.add(task))
+        if isinstance(added, Code):
+            return multiple()
+        if added.id == task.id:
+            self.added.append(task.id)
+        return added.id
 
     @rule(worker=WORKERS)
     def renew(self, worker: str) -> None:
@@ -546,10 +656,11 @@ class Twins(RuleBasedStateMachine):
     def cancel(self, task_id: str) -> None:
         self.both(lambda tasks: tasks.cancel(task_id))
 
-    @rule(worker=WORKERS)
-    def cancellations(self, worker: str) -> None:
-        async def told(tasks: Any) -> Sequence[str]:
-            return sorted(await tasks.cancellations(worker, wait_seconds=0))
+    @rule(worker=WORKERS, running=st.lists(runs, max_size=3))
+    def hear(self, worker: str, running: Sequence[Task]) -> None:
+        async def told(tasks: Any) -> Sequence[Any]:
+            word = await tasks.hear(worker, running)
+            return [sorted(word.cancelled), sorted(word.taken), sorted(word.left, key=lambda task: str(task.id))]
 
         self.both(told)
 
@@ -568,13 +679,13 @@ class Twins(RuleBasedStateMachine):
 
         self.both(settled)
 
-    @rule(states=st.lists(st.sampled_from(State), max_size=2), limit=st.integers(1, 3))
-    def list(self, states: Sequence[State], limit: int) -> None:
+    @rule(states=st.lists(st.sampled_from(State), max_size=2), limit=st.integers(1, 3), owner=OWNERS)
+    def list(self, states: Sequence[State], limit: int, owner: str) -> None:
         async def pages(tasks: Any) -> Sequence[Task]:
-            page = await tasks.list("ada", states=states, cursor=None, limit=limit)
+            page = await tasks.list(owner, states=states, cursor=None, limit=limit)
             found = [*page.tasks]
             while page.cursor:
-                page = await tasks.list("ada", states=states, cursor=page.cursor, limit=limit)
+                page = await tasks.list(owner, states=states, cursor=page.cursor, limit=limit)
                 found += page.tasks
             return found
 
@@ -592,11 +703,19 @@ class Twins(RuleBasedStateMachine):
         """Ask both, and return what both answered, times aside."""
 
         async def answers() -> Sequence[Any]:
-            return [_timeless(await ask(tasks)) for tasks in (self.memory, self.redis)]
+            return [_timeless(await _or_code(ask(tasks))) for tasks in (self.memory, self.redis)]
 
         in_memory, in_redis = self.runner.run(answers())
         assert in_memory == in_redis
         return in_memory
+
+
+async def _or_code(asked: Awaitable[Any]) -> Any:
+    """What was answered, or why it was not."""
+    try:
+        return await asked
+    except Error as error:
+        return error.code
 
 
 def _timeless(answer: Any) -> Any:
@@ -604,21 +723,29 @@ def _timeless(answer: Any) -> Any:
     match answer:
         case Task():
             started, finished = answer.started_at and 1.0, answer.finished_at and 1.0
-            return replace(answer, created_at=1.0, started_at=started, finished_at=finished)
+            return replace(
+                answer,
+                created_at=1.0,
+                started_at=started,
+                finished_at=finished,
+                idempotency_key=None,
+                fingerprint="",
+            )
         case list() | tuple():
             return [_timeless(part) for part in answer]
     return answer
 
 
 @pytest.mark.parametrize("kind", ["redis", "valkey"])
-def test_twins(request: pytest.FixtureRequest, kind: str) -> None:
+@pytest.mark.parametrize("limits", [Limits(), Limits(max_running=2, max_running_per_caller=1), Limits(4, 3, 3, 2)])
+def test_twins(request: pytest.FixtureRequest, kind: str, limits: Limits) -> None:
     """Whatever is asked of the store in memory and of a real server, both answer alike."""
     shared: RedisServer = request.getfixturevalue(f"{kind}_server")
     with RedisServer(shared.binary) as server:
 
         class TwinsOfOneServer(Twins):
             def __init__(self) -> None:
-                super().__init__(server)
+                super().__init__(server, limits)
 
         run_state_machine_as_test(
             TwinsOfOneServer, settings=settings(max_examples=20, stateful_step_count=25, deadline=None)

@@ -15,6 +15,7 @@ from tests.servers import until
 
 from script_runner.adapters.memory import MemoryTasks
 from script_runner.errors import Code, Error
+from script_runner.ports import Tasks
 from script_runner.task import Artifact, Outcome, Results, State, Task
 
 pytestmark = pytest.mark.anyio
@@ -44,6 +45,14 @@ async def claim(store: Store, worker: str = "w1", limit: int = 10) -> Sequence[T
 async def claim_one(store: Store, worker: str = "w1") -> Task:
     [task] = await claim(store, worker, limit=1)
     return task
+
+
+async def cancellations(tasks: Tasks, worker: str, *, wait_seconds: float) -> Sequence[str]:
+    """Which of the tasks that the worker holds are to be cancelled, when it has waited for word of it."""
+    if wait_seconds:
+        await tasks.wait_for_word(worker, seconds=wait_seconds)
+    held = (await tasks.hear(worker, [])).left
+    return (await tasks.hear(worker, held)).cancelled
 
 
 async def state_of(store: Store, task_id: str) -> State | None:
@@ -263,9 +272,9 @@ async def test_only_one_outcome_stands(store: Store) -> None:
     assert await state_of(store, "a") is State.SUCCEEDED
 
 
-@pytest.mark.parametrize("wrong", [{"worker": "w2"}, {"attempt": 2}, {"attempt": 0}, {"id": "never"}])
+@pytest.mark.parametrize("wrong", [{"worker": "w2"}, {"run": 2}, {"run": 0}, {"id": "never"}])
 async def test_only_the_holder_writes(store: Store, wrong: dict[str, Any]) -> None:
-    """Neither another worker nor another attempt can finish or release a task."""
+    """Neither another worker nor another run can finish or release a task."""
     await add(store, "a", max_attempts=3)
     running = await claim_one(store)
     other = replace(running, **wrong)
@@ -273,6 +282,17 @@ async def test_only_the_holder_writes(store: Store, wrong: dict[str, Any]) -> No
     assert not await store.tasks.finish(other, SUCCEEDED)
     assert not await store.tasks.release(other, counted=True)
     assert await store.tasks.get("a") == running
+
+
+async def test_run_names_the_holder(store: Store) -> None:
+    """The run that holds a task is told by its number, whatever attempt it says."""
+    await add(store, "a")
+    running = await claim_one(store)
+
+    assert await store.tasks.finish(replace(running, attempt=7), SUCCEEDED)
+    ended = await store.tasks.get("a")
+    assert ended is not None
+    assert (ended.attempt, ended.run) == (1, 1)
 
 
 async def test_queued_task_is_nobodys(store: Store) -> None:
@@ -319,14 +339,16 @@ async def test_outcome_comes_back_exactly(store: Store, outcome: Outcome) -> Non
 
 
 async def test_uncounted_release(store: Store) -> None:
-    """An uncounted release is as if the task had not been claimed, even at its last attempt."""
+    """An uncounted release is as if the task had not been claimed, even at its last attempt, but for its run."""
     await add(store, "a")
     queued = await store.tasks.get("a")
     task = await claim_one(store)
 
     assert await store.tasks.release(task, counted=False)
-    assert await store.tasks.get("a") == queued
-    assert (await claim_one(store, "w2")).attempt == 1
+    assert queued is not None
+    assert await store.tasks.get("a") == replace(queued, run=1)
+    again = await claim_one(store, "w2")
+    assert (again.attempt, again.run) == (1, 2)
 
 
 async def test_counted_release(store: Store) -> None:
@@ -388,11 +410,11 @@ async def test_cancel_running(store: Store) -> None:
     await claim_one(store, "w2")
 
     assert await store.tasks.cancel("a") == replace(running, is_cancelling=True)
-    assert await store.tasks.cancellations("w2", wait_seconds=0) == []
-    assert await store.tasks.cancellations("w1", wait_seconds=0.02) == ["a"]
-    assert await store.tasks.cancellations("w1", wait_seconds=0) == ["a"]
+    assert await cancellations(store.tasks, "w2", wait_seconds=0) == []
+    assert await cancellations(store.tasks, "w1", wait_seconds=0.02) == ["a"]
+    assert await cancellations(store.tasks, "w1", wait_seconds=0) == ["a"]
     await store.tasks.finish(running, Outcome(State.CANCELLED))
-    assert await store.tasks.cancellations("w1", wait_seconds=0) == []
+    assert await cancellations(store.tasks, "w1", wait_seconds=0) == []
 
 
 async def test_cancel_wakes_the_worker(store: Store) -> None:
@@ -401,7 +423,7 @@ async def test_cancel_wakes_the_worker(store: Store) -> None:
     await claim(store)
     async with asyncio.timeout(20):
         for task_id in ("a", "b"):
-            waiting = asyncio.create_task(store.tasks.cancellations("w1", wait_seconds=LONG))
+            waiting = asyncio.create_task(cancellations(store.tasks, "w1", wait_seconds=LONG))
             await until(store.has_waiter)
             assert not waiting.done()
             await store.tasks.cancel(task_id)
@@ -415,8 +437,8 @@ async def test_cancelling_often_tells_once(store: Store) -> None:
     await claim(store)
     for _ in range(3):
         await store.tasks.cancel("a")
-    assert await store.tasks.cancellations("w1", wait_seconds=LONG) == ["a"]
-    waiting = asyncio.create_task(store.tasks.cancellations("w1", wait_seconds=LONG))
+    assert await cancellations(store.tasks, "w1", wait_seconds=LONG) == ["a"]
+    waiting = asyncio.create_task(cancellations(store.tasks, "w1", wait_seconds=LONG))
     await until(store.has_waiter)
 
     assert not waiting.done()
@@ -598,12 +620,12 @@ async def test_reaped_worker_holds_nothing(store: Store) -> None:
 
 
 async def test_own_earlier_run_is_fenced(store: Store) -> None:
-    """A worker that claims a task again cannot finish it by its earlier attempt."""
+    """A worker that claims a task again cannot finish it by its earlier run, though the attempt is the same."""
     await add(store, "a", max_attempts=2)
     stale = await claim_one(store)
-    die(store, "w1")
-    await settled(store)
+    await store.tasks.release(stale, counted=False)
     running = await claim_one(store)
+    assert running.attempt == stale.attempt
 
     assert not await store.tasks.finish(stale, SUCCEEDED)
     assert not await store.tasks.release(stale, counted=True)
@@ -835,7 +857,7 @@ class LifeOfTasks(RuleBasedStateMachine):
             assert task.state is State.CANCELLED
             self.ends[task_id] = task
         elif task_id in self.holders:
-            assert task_id in self.runner.run(self.store.cancellations(task.worker or "", wait_seconds=0))
+            assert task_id in self.runner.run(cancellations(self.store, task.worker or "", wait_seconds=0))
             self.was_cancelled.add(task_id)
 
     @rule()

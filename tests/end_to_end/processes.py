@@ -208,9 +208,15 @@ class Site:
             "E2E_MARK": self._mark,
             "XDG_STATE_HOME": str(folder / "state"),
             "SCRIPT_RUNNER_LEASE_SECONDS": "2",
+            "SCRIPT_RUNNER_LINGER_SECONDS": "0.2",
             "SCRIPT_RUNNER_NAMESPACE": self._mark,
             **environment,
         }
+
+    @property
+    def namespace(self) -> str:
+        """Under which its keys stand in Redis."""
+        return self._mark
 
     def up(self, *words: str, **environment: str) -> Server:
         """All in one on a free port, its data in the site; not yet ready."""

@@ -467,7 +467,7 @@ def test_a_server_that_is_away_is_exit_code_3(site: Site, words: tuple[str, ...]
     """Nobody listens there: one sentence with the URL."""
     url = f"http://127.0.0.1:{free_port()}"
 
-    done = site.run(*words, "--url", url)
+    done = site.run(*words, "--url", url, "--patience", "0")
 
     assert (done.returncode, done.stdout) == (3, "")
     assert url in done.stderr

@@ -28,6 +28,7 @@ QUEUED_KEYS = [
     "exit_code",
     "attempt",
 ]
+WAITING_KEYS = ["position", "estimated_start_at"]
 
 LIMS_CONFIG: dict[str, Any] = {
     "command": [
@@ -121,7 +122,7 @@ def test_submit_answers_202_with_the_place_and_a_task_that_is_not_ready(lims: Se
     assert answer.status_code == 202
     document = answer.json()
     assert answer.headers["location"] == f"/task/{document['id']}"
-    assert list(document) == QUEUED_KEYS
+    assert list(document) == [*QUEUED_KEYS, *WAITING_KEYS]
     assert (document["status"], document["state"], document["attempt"]) == ("not-ready", "queued", 0)
     assert document["started_at"] is document["finished_at"] is document["exit_code"] is None
 

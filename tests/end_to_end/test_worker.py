@@ -92,14 +92,14 @@ def retry_bench(redis_server: RedisServer, tmp_path: Path) -> Iterator[Bench]:
 
 def test_a_script_over_its_time_is_stopped_with_all_it_started(redis_server: RedisServer, tmp_path: Path) -> None:
     """timeout_seconds ends the whole tree: TERM, the grace, KILL; the task is timed_out and says the limit."""
-    with bench_with(redis_server, tmp_path, timeout_seconds=0.7) as bench:
+    with bench_with(redis_server, tmp_path, timeout_seconds=2.5) as bench:
         bench.site.worker()
         task_id = bench.server.submit(TERM_PROOF_TREE)
 
         document = bench.server.finished(task_id)
 
         assert (document["status"], document["state"], document["exit_code"]) == ("failed", "timed_out", -9)
-        assert "longer than 0.7 seconds" in document["error"]
+        assert "longer than 2.5 seconds" in document["error"]
         assert bench.scripts(task_id) == {}
 
 
@@ -107,7 +107,7 @@ def test_a_script_that_heeds_term_at_its_time_ends_within_the_grace(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     """At its time a script may tidy up, and what it leaves is kept; the task is timed_out all the same."""
-    with bench_with(redis_server, tmp_path, timeout_seconds=0.5, grace_seconds=30) as bench:
+    with bench_with(redis_server, tmp_path, timeout_seconds=2.5, grace_seconds=30) as bench:
         bench.site.worker()
 
         document = bench.server.run(f'trap "echo x > $RUNDIR/files/last; exit 0" TERM; {FOR_EVER}')
@@ -169,7 +169,7 @@ def test_a_killed_workers_task_is_lost_and_nothing_of_it_is_left(bench: Bench) -
     document = bench.server.finished(task_id)
     assert (document["status"], document["state"], document["attempt"]) == ("failed", "lost", 1)
     assert "worker was lost" in document["error"]
-    assert list(bench.site.processes()) == [bench.server.pid]
+    until(lambda: list(bench.site.processes()) == [bench.server.pid])  # its guardian goes last
 
 
 def test_a_killed_workers_task_runs_again_where_it_may(retry_bench: Bench) -> None:
@@ -349,7 +349,7 @@ def test_tasks_start_in_the_order_they_came(bench: Bench) -> None:
 
 def test_a_finished_task_is_forgotten_after_its_retention(redis_server: RedisServer, tmp_path: Path) -> None:
     """retention_seconds after its end, a task and its files are gone."""
-    with bench_with(redis_server, tmp_path, retention_seconds=1) as bench:
+    with bench_with(redis_server, tmp_path, retention_seconds=3) as bench:
         bench.site.worker()
         task_id = bench.server.submit("echo x > $RUNDIR/files/x")
         store = bench.folder / "store"

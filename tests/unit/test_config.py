@@ -18,6 +18,8 @@ OWN_SAMPLES = sorted((Path(__file__).parent / "configs").glob("*.json"))
 SHARED_SAMPLES = sorted((REPOSITORY.parent / "shared/samples/configs").glob("*.json"))
 NAME_OF_SAMPLE = pytest.mark.parametrize("sample", [*OWN_SAMPLES, *SHARED_SAMPLES], ids=lambda path: path.stem)
 
+FINAL_STATES = ("succeeded", "failed", "timed_out", "cancelled", "lost")
+
 
 def load(folder: Path, content: str | bytes, name: str = "config.json"):
     path = folder / name
@@ -112,6 +114,10 @@ def test_defaults(tmp_path) -> None:
     assert (spec.timeout_seconds, spec.grace_seconds, spec.retention_seconds) == (None, 10, 86_400)
     assert (spec.on_worker_lost, spec.max_attempts, spec.attempts) == ("fail", 3, 1)
     assert spec.environment.inherit == ("*",)
+    assert (spec.max_queued, spec.max_queued_per_caller, spec.max_running, spec.max_running_per_caller) == (
+        None,
+    ) * 4
+    assert (spec.max_priority, spec.expires_in_seconds, spec.kept_counts, spec.kept_seconds) == (0, None, {}, {})
 
 
 def test_retry_uses_max_attempts(tmp_path) -> None:
@@ -307,6 +313,15 @@ def test_number_of_mistakes(tmp_path) -> None:
             "got false, expected true, or a list of patterns of names",
         ),
         ({"environment": {"set": {"A": 1}}}, "environment.set.A", "got 1, expected text"),
+        ({"max_queued": 0}, "max_queued", "got 0, expected at least 1"),
+        ({"max_queued_per_caller": "5"}, "max_queued_per_caller", 'got "5", expected a whole number'),
+        ({"max_running": 1.5}, "max_running", "got 1.5, expected a whole number"),
+        ({"max_running_per_caller": True}, "max_running_per_caller", "got true, expected a whole number"),
+        ({"max_priority": 10}, "max_priority", "got 10, expected at most 9"),
+        ({"expires_in_seconds": 0}, "expires_in_seconds", "got 0, expected more than 0"),
+        ({"retention": {"lost": {"seconds": 0}}}, "retention.lost.seconds", "got 0, expected more than 0"),
+        ({"retention": {"lost": {"count": -1}}}, "retention.lost.count", "got -1, expected at least 0"),
+        ({"retention": {"queued": {}}}, "retention.queued", f"unknown key; known are {', '.join(FINAL_STATES)}"),
     ],
 )
 def test_what_came_and_what_was_expected(tmp_path, raw, place, sentence) -> None:
@@ -327,6 +342,8 @@ def test_what_came_and_what_was_expected(tmp_path, raw, place, sentence) -> None
         ({"outputs": {"result": None}}, "outputs.result", "results"),
         ({"outputs": results(inputpath="x")}, "outputs.results.inputpath", "input_path"),
         ({"environment": {"inherits": True}}, "environment.inherits", "inherit"),
+        ({"retention": {"failed": {"secnds": 1}}}, "retention.failed.secnds", "seconds"),
+        ({"retention": {"suceeded": {}}}, "retention.suceeded", "succeeded"),
     ],
 )
 def test_unknown_key(tmp_path, raw, place, nearest) -> None:
@@ -541,6 +558,7 @@ def test_settings_without_environment() -> None:
         None,
     )
     assert (settings.lease_seconds, settings.drain_timeout, settings.max_body_bytes) == (10, 30, 1 << 20)
+    assert (settings.linger_seconds, settings.redis_replicas) == (5, 0)
 
 
 def test_configuration_by_environment() -> None:
@@ -602,7 +620,9 @@ def test_all_wrong_settings_at_once() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["SCRIPT_RUNNER_LEASE_SECONDS", "SCRIPT_RUNNER_DRAIN_TIMEOUT"])
+@pytest.mark.parametrize(
+    "name", ["SCRIPT_RUNNER_LEASE_SECONDS", "SCRIPT_RUNNER_DRAIN_TIMEOUT", "SCRIPT_RUNNER_LINGER_SECONDS"]
+)
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "soon"])
 def test_time_that_is_none(name, value) -> None:
     """A time must be a finite number of seconds."""

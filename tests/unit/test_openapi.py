@@ -184,7 +184,7 @@ def test_without_path_inputs_there_is_no_path_to_fill_in():
 
     assert set(document["paths"]["/task"]) == {"get", "post"}
     assert set(document["paths"]["/task/{id}"]) == {"get", "delete"}
-    assert "parameters" not in document["paths"]["/task"]["post"]
+    assert {one["in"] for one in document["paths"]["/task"]["post"]["parameters"]} == {"header"}
     assert "requestBody" not in document["paths"]["/task"]["post"]
 
 
@@ -355,9 +355,11 @@ def test_nothing_of_the_inside_is_told():
 
 # What it says of the API
 
+QUEUE_HEADERS = {"Idempotency-Key", "Task-Priority", "Task-Not-Before", "Task-Expires-In"}
+
 STATUSES = {
-    "submitTask": {"202", "400", "413", "415", "503"},
-    "submitScript": {"200", "400", "413", "415", "503"},
+    "submitTask": {"202", "400", "413", "415", "422", "503"},
+    "submitScript": {"200", "400", "413", "415", "422", "503"},
     "listTasks": {"200", "400", "503"},
     "getTask": {"200", "400", "404", "503"},
     "getScript": {"200", "400", "404", "503"},
@@ -381,10 +383,44 @@ def test_each_operation_says_what_it_can_answer():
 
 
 def test_a_body_that_nobody_reads_is_not_refused():
-    """Without body inputs there is no 415, without any input no 400."""
+    """Without body inputs there is no 415."""
     operation = submission(described({"command": ["a"]}))
 
-    assert set(operation["responses"]) == {"202", "413", "503"}
+    assert set(operation["responses"]) == {"202", "400", "413", "422", "503"}
+
+
+def test_a_share_of_the_queue_is_429():
+    """With ``max_queued_per_caller`` a submit may be refused with 429, which says when to come back."""
+    document = described(SCRIPT | {"max_queued_per_caller": 5})
+
+    assert set(submission(document)["responses"]) == STATUSES["submitTask"] | {"429"}
+    assert "Retry-After" in document["components"]["responses"]["too-many-queued"]["headers"]
+
+
+def test_the_headers_to_the_queue_are_parameters():
+    """Every submission takes the four headers, none of them required, and says the highest priority."""
+    document = described(SCRIPT | {"max_priority": 3})
+
+    for operation in operations(document):
+        headers = {one["name"]: one for one in operation.get("parameters", []) if one["in"] == "header"}
+        if operation["operationId"].startswith("submit"):
+            assert set(headers) == QUEUE_HEADERS
+            assert not any(one.get("required") for one in headers.values())
+            assert headers["Task-Priority"]["schema"]["minimum"] == -9
+            assert headers["Task-Priority"]["schema"]["maximum"] == 3
+        else:
+            assert not set(headers) & QUEUE_HEADERS
+
+
+def test_an_accepted_task_is_described_with_its_place():
+    """The answer of a submission shows position and estimated start, and its schema knows both."""
+    document = described(SCRIPT)
+
+    content = submission(document)["responses"]["202"]["content"]["application/json"]
+    assert {"position", "estimated_start_at"} <= set(content["example"])
+    schema = resolved(document, content["schema"]["$ref"])
+    assert {"position", "estimated_start_at"} <= set(schema["properties"])
+    assert not {"position", "estimated_start_at"} & set(schema["required"])
 
 
 def test_tokens_are_asked_for_everywhere_but_at_health():
@@ -520,7 +556,7 @@ def test_the_example_request_is_one_that_is_taken(configuration: dict[str, Any])
     """Who sends the examples as they stand is not refused."""
     spec = Spec.model_validate(configuration)
     operation = submission(described(configuration))
-    parameters = operation.get("parameters", [])
+    parameters = [one for one in operation["parameters"] if one["in"] != "header"]
     assume(all("example" in one for one in parameters))
     assume("requestBody" not in operation or "example" in body(operation))
     sent = [one["example"] for one in parameters if one["in"] == "path"]

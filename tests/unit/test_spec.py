@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from script_runner.spec import BodyInput, Glob, JsonPath, Name, Part, PathInput, PathRegex, Spec, Template
+from script_runner.task import State
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -291,6 +292,23 @@ def test_spec_is_frozen() -> None:
     """A Spec cannot be changed once it is read."""
     with pytest.raises(ValidationError, match="frozen"):
         spec(["x"]).title = "new"
+
+
+def test_retention_of_some_states() -> None:
+    """Time and count of a state stand apart; a state without one of them is not named there."""
+    kept = {"failed": {"seconds": 60}, "lost": {"count": 0}, "succeeded": {"seconds": 5, "count": 3}}
+
+    wanted = Spec.model_validate({"command": ["x"], "retention": kept})
+
+    assert wanted.kept_seconds == {State.FAILED: 60, State.SUCCEEDED: 5}
+    assert wanted.kept_counts == {State.LOST: 0, State.SUCCEEDED: 3}
+
+
+@pytest.mark.parametrize("priority", [-10, 10, 1.5, "1"])
+def test_bad_max_priority(priority) -> None:
+    """The highest priority is a whole number from -9 to 9."""
+    with pytest.raises(ValidationError):
+        Spec.model_validate({"command": ["x"], "max_priority": priority})
 
 
 def test_order_of_inputs() -> None:

@@ -2,44 +2,62 @@
 
 import asyncio
 import itertools
+import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import BAD_CURSOR, LogChunk, Page
-from script_runner.task import Outcome, State, Task
+from script_runner.ports import BAD_CURSOR, Limits, LogChunk, Page, Word
+from script_runner.task import Outcome, Place, State, Task
 
 LOST = "The worker was lost while the script ran (attempt {attempt} of {max_attempts})."
+LONG_WAIT_SECONDS = 60
 
 
 class MemoryTasks:
     """The ledger and queue of one process, with the leases of its workers."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, limits: Limits | None = None) -> None:
         self._clock = clock
+        self._limits = limits or Limits()
         self._tasks: dict[str, Task] = {}
-        self._queue: set[str] = set()
+        self._ids_by_key: dict[tuple[str, str], str] = {}
         self._sequence: dict[str, int] = {}
         self._numbers = itertools.count(1)
+        self._turns: dict[str, int] = {}
+        self._turn = defaultdict[int, int](int)
+        self._turn_of_owner: dict[tuple[int, str], int] = {}
+        self._pace: float | None = None
+        self._slots: dict[str, int] = {}
         self._deadlines: dict[str, float] = {}
         self._quiet_until: float | None = None
         self._looked = 0.0
         self._lease_seconds = 10.0
-        self._told: set[str] = set()
+        self._told_to_stop: set[str] = set()
         self._changed = asyncio.Event()
         self.tails: dict[str, dict[str, LogChunk]] = {}
 
     async def add(self, task: Task) -> Task:
-        if task.id not in self._tasks:
-            self._sequence[task.id] = next(self._numbers)
-            self._tasks[task.id] = replace(task, created_at=self._clock())
-            self._enqueue(task.id)
-        return replace(task, created_at=self._tasks[task.id].created_at)
+        key = (task.owner, task.idempotency_key or "")
+        earlier = self._tasks.get(self._ids_by_key.get(key, ""))
+        if earlier and earlier.id != task.id and earlier.fingerprint != task.fingerprint:
+            raise Error(Code.KEY_REUSED, "This Idempotency-Key was used for another request.")
+        if earlier or task.id in self._tasks:
+            return self._told(earlier or self._tasks[task.id])
+        self._require_room(task.owner)
+        if task.idempotency_key:
+            self._ids_by_key[key] = task.id
+        self._sequence[task.id] = next(self._numbers)
+        self._tasks[task.id] = replace(task, created_at=self._clock())
+        self._tick()
+        self._pulse()
+        return self._told(self._tasks[task.id])
 
     async def get(self, task_id: str) -> Task | None:
-        return self._tasks.get(task_id)
+        task = self._tasks.get(task_id)
+        return self._told(task) if task else None
 
     async def list(self, owner: str, *, states: Sequence[State], cursor: str | None, limit: int) -> Page:
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 16):  # noqa: PLR2004 - a sequence number
@@ -47,7 +65,7 @@ class MemoryTasks:
         before = float("inf") if cursor is None else int(cursor)
         newest_first = sorted(self._tasks.values(), key=lambda task: -self._sequence[task.id])
         found = [
-            task
+            task.listed()
             for task in newest_first
             if task.owner == owner and self._sequence[task.id] < before and (not states or task.state in states)
         ]
@@ -59,38 +77,50 @@ class MemoryTasks:
         task = self._tasks.get(task_id)
         if task and task.state is State.RUNNING:
             return False
-        self._tasks.pop(task_id, None)
-        self._sequence.pop(task_id, None)
-        self._queue.discard(task_id)
+        if task:
+            del self._tasks[task_id], self._sequence[task_id]
+            self._turns.pop(task_id, None)
+            self._ids_by_key.pop((task.owner, task.idempotency_key or ""), None)
         return True
 
     async def cancel(self, task_id: str) -> Task | None:
         task = self._tasks.get(task_id)
         if task and task.state is State.QUEUED:
-            self._queue.remove(task_id)
             self._finish(task, Outcome(State.CANCELLED, error="The task was cancelled before it started."))
         elif task and task.state is State.RUNNING:
             self._tasks[task_id] = replace(task, is_cancelling=True)
-            self._told.add(task.worker or "")
+            self._told_to_stop.add(task.worker or "")
             self._pulse()
-        return self._tasks.get(task_id)
+        return await self.get(task_id)
 
     async def claim(self, worker: str, *, limit: int, wait_seconds: float) -> Sequence[Task]:
-        if not self._queue:
-            await self._wait(lambda: bool(self._queue), wait_seconds)
+        self._tick()
+        if not self._startable():
+            await self._wait(lambda: bool(self._startable()), wait_seconds)
         if self._deadlines.get(worker, 0.0) <= self._clock():
             return []
-        ids = sorted(self._queue, key=self._sequence.__getitem__)[:limit]
-        for task_id in ids:
-            self._queue.remove(task_id)
-            self._tasks[task_id] = self._tasks[task_id].started(worker=worker, at=self._clock())
-            self.tails[task_id] = {}
-        return [self._tasks[task_id] for task_id in ids]
+        self._tick()
+        claimed: list[Task] = []
+        while len(claimed) < limit and (startable := self._startable()):
+            task = startable[0]
+            self._turn[task.priority] = max(self._turn[task.priority], self._turns[task.id])
+            self._tasks[task.id] = task.started(worker=worker, at=self._clock())
+            self.tails[task.id] = {}
+            claimed.append(self._tasks[task.id])
+        return claimed
 
-    async def cancellations(self, worker: str, *, wait_seconds: float) -> Sequence[str]:
-        await self._wait(lambda: worker in self._told, wait_seconds)
-        self._told.discard(worker)
-        return [task.id for task in self._held([worker]) if task.is_cancelling]
+    async def wait_for_word(self, worker: str, *, seconds: float) -> None:
+        await self._wait(lambda: worker in self._told_to_stop, seconds)
+        self._told_to_stop.discard(worker)
+
+    async def hear(self, worker: str, running: Sequence[Task]) -> Word:
+        held = {task.id: task for task in self._held([worker])}
+        ours = [task for task in running if task.id in held and held[task.id].is_held_by(task)]
+        return Word(
+            cancelled=[task.id for task in ours if held[task.id].is_cancelling],
+            taken=[task.id for task in running if task not in ours],
+            left=[task for task in held.values() if task.id not in {known.id for known in running}],
+        )
 
     async def finish(self, task: Task, outcome: Outcome) -> bool:
         now = self._tasks.get(task.id)
@@ -99,7 +129,7 @@ class MemoryTasks:
         if now.is_held_by(task):
             self._finish(now, outcome)
             return True
-        return (now.state, now.worker, now.attempt) == (outcome.state, task.worker, task.attempt)
+        return (now.state, now.worker, now.run) == (outcome.state, task.worker, task.run)
 
     async def release(self, task: Task, *, counted: bool) -> bool:
         now = self._tasks.get(task.id)
@@ -122,15 +152,23 @@ class MemoryTasks:
             self._give_up(task, counted=True)
         for worker in dead:
             del self._deadlines[worker]
-            self._told.discard(worker)
+            self._told_to_stop.discard(worker)
+            self._slots.pop(worker, None)
+        self._tick()
+        if not self._waiting():  # nobody waits for a turn: no owner need be remembered
+            self._turn_of_owner.clear()
         return [self._tasks[task.id] for task in held]
 
-    async def expired(self, *, limit: int) -> Sequence[str]:
+    async def expired(self, *, limit: int, counts: Mapping[State, int] | None = None) -> Sequence[str]:
         def end(task: Task) -> float:
-            return (task.finished_at or 0.0) + task.retention_seconds
+            return (task.finished_at or 0.0) + task.keep_seconds(task.state)
 
         over = [task for task in self._tasks.values() if task.state.is_final and end(task) <= self._clock()]
-        return [task.id for task in sorted(over, key=end)[:limit]]
+        ids = [task.id for task in sorted(over, key=end)[:limit]]
+        for state, count in (counts or {}).items():
+            oldest = sorted(self._in(state), key=lambda task: task.finished_at or 0.0)
+            ids += [task.id for task in oldest[: max(0, len(oldest) - count)][:limit]]
+        return ids
 
     async def workers(self) -> int:
         return sum(end > self._clock() for end in self._deadlines.values())
@@ -138,10 +176,12 @@ class MemoryTasks:
     async def leave(self, worker: str) -> None:
         if worker in self._deadlines:
             self._deadlines[worker] = 0.0
+            self._slots.pop(worker, None)
 
-    def renew(self, worker: str, *, seconds: float) -> bool:
+    def renew(self, worker: str, *, seconds: float, slots: int = 1) -> bool:
         """As Lease.renew."""
         known = worker in self._deadlines
+        self._slots[worker] = slots
         self._lease_seconds = seconds
         self._deadlines[worker] = self._clock() + seconds
         return known
@@ -155,13 +195,72 @@ class MemoryTasks:
     def _held(self, workers: Sequence[str]) -> Sequence[Task]:
         return [task for task in self._tasks.values() if task.state is State.RUNNING and task.worker in workers]
 
-    def _enqueue(self, task_id: str) -> None:
-        self._queue.add(task_id)
-        self._pulse()
+    def _in(self, state: State, owner: str | None = None) -> Sequence[Task]:
+        tasks = self._tasks.values()
+        return [task for task in tasks if task.state is state and (owner is None or task.owner == owner)]
+
+    def _require_room(self, owner: str) -> None:
+        if _is_reached(self._limits.max_queued, len(self._in(State.QUEUED))):
+            message = "The queue is full. Try again later."
+            raise Error(Code.QUEUE_FULL, message, retry_after=self._retry_after())
+        if _is_reached(self._limits.max_queued_per_caller, len(self._in(State.QUEUED, owner))):
+            message = "You have as many tasks waiting as one caller may."
+            raise Error(Code.TOO_MANY_QUEUED, message, retry_after=self._retry_after())
+
+    def _retry_after(self) -> int:
+        wait = self._expected_wait(1)
+        return LONG_WAIT_SECONDS if wait is None else min(max(1, math.ceil(wait)), LONG_WAIT_SECONDS)
+
+    def _tick(self) -> None:
+        """What the clock brings: tasks whose time has come take their turn, those that waited too long end."""
+        now = self._clock()
+        for task in sorted(self._in(State.QUEUED), key=lambda task: self._sequence[task.id]):
+            if task.expires_in_seconds is not None and task.created_at + task.expires_in_seconds <= now:
+                error = "The task waited longer than it was allowed to, and was not run."
+                self._finish(task, Outcome(State.TIMED_OUT, error=error))
+            elif task.id not in self._turns and (task.not_before or 0.0) <= now:
+                line = (task.priority, task.owner)
+                turn = max(self._turn[task.priority], self._turn_of_owner.get(line, -1) + 1)
+                self._turns[task.id] = self._turn_of_owner[line] = turn
+                self._pulse()
+
+    def _waiting(self) -> Sequence[Task]:
+        """What waits, in its order: by priority, then the owners in turns, then by age."""
+        due = [task for task in self._in(State.QUEUED) if task.id in self._turns]
+        return sorted(due, key=lambda task: (-task.priority, self._turns[task.id], self._sequence[task.id]))
+
+    def _startable(self) -> Sequence[Task]:
+        if _is_reached(self._limits.max_running, len(self._in(State.RUNNING))):
+            return []
+        most = self._limits.max_running_per_caller
+        running = Counter(task.owner for task in self._in(State.RUNNING))
+        return [task for task in self._waiting() if not _is_reached(most, running[task.owner])]
+
+    def _told(self, task: Task) -> Task:
+        """The task with its place."""
+        for position, other in enumerate(self._waiting(), start=1):
+            if other.id == task.id:
+                return replace(task, place=Place(position, self._expected_wait(position)))
+        return task
+
+    def _expected_wait(self, position: int) -> float | None:
+        slots = sum(self._slots.values())
+        if self._limits.max_running is not None:
+            slots = min(slots, self._limits.max_running)
+        behind = position - (slots - len(self._in(State.RUNNING)))
+        if slots == 0 or (behind > 0 and self._pace is None):
+            return None
+        return behind * (self._pace or 0.0) / slots if behind > 0 else 0.0
 
     def _finish(self, task: Task, outcome: Outcome) -> None:
         self.tails.pop(task.id, None)
-        self._tasks[task.id] = task.finished(outcome, at=self._clock())
+        self._turns.pop(task.id, None)
+        now = self._clock()
+        if task.started_at is not None and outcome.state in (State.SUCCEEDED, State.FAILED):
+            took = now - task.started_at
+            self._pace = took if self._pace is None else self._pace * 0.8 + took * 0.2
+        self._tasks[task.id] = task.finished(outcome, at=now)
+        self._pulse()
 
     def _give_up(self, task: Task, *, counted: bool) -> None:
         task = task if counted else replace(task, attempt=task.attempt - 1)
@@ -170,7 +269,7 @@ class MemoryTasks:
         elif task.attempt < task.max_attempts:
             self.tails.pop(task.id, None)
             self._tasks[task.id] = task.released()
-            self._enqueue(task.id)
+            self._pulse()
         else:
             error = LOST.format(attempt=task.attempt, max_attempts=task.max_attempts)
             self._finish(task, Outcome(State.LOST, error=error))
@@ -188,14 +287,18 @@ class MemoryTasks:
             return
 
 
+def _is_reached(limit: int | None, count: int) -> bool:
+    return limit is not None and count >= limit
+
+
 class MemoryLease:
     """The leases that ``tasks`` knows of."""
 
     def __init__(self, tasks: MemoryTasks) -> None:
         self._tasks = tasks
 
-    def renew(self, worker: str, *, seconds: float) -> bool:
-        return self._tasks.renew(worker, seconds=seconds)
+    def renew(self, worker: str, *, seconds: float, slots: int = 1) -> bool:
+        return self._tasks.renew(worker, seconds=seconds, slots=slots)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -1,25 +1,49 @@
 """Tasks, leases and log tails in Redis or Valkey (6.2 and newer).
 
 Every change of a task is one Lua script (``lua/``), so that it happens whole or not at all. All keys begin with
-``{namespace}:1:`` (the braces keep them in one slot of a cluster, the 1 is the version of this layout)::
+``{namespace}:1:`` (the braces keep them in one slot of a cluster, the 1 is the version of this layout; each record
+carries the version of its own form, ``format``)::
 
-    task:ID        hash    the record: id, owner, arguments, state, attempt, max_attempts, retention, sequence,
-                           created, started, finished (ms), worker, cancelling, outcome (JSON)
-    queue          zset    ids that wait, by sequence
+    task:ID        hash    the record: format, id, owner, arguments, state, attempt, run, max_attempts, priority,
+                           rank, sequence, retention (also one for a state), not_before, expires, created, started,
+                           finished (ms), worker, cancelling, once, fingerprint, outcome (JSON), exit_code,
+                           followed
+    owner:OWNER    zset    the owner's ids, by sequence
+    STATE          zset    ids in a state -> when they came there (ms)
+    STATE:OWNER    zset    the owner's ids in a state, by sequence
+    once:DIGEST    text    the id that an owner's idempotency key stands for
+
+    queue          zset    what may start: SEQUENCE and ID, by rank (priority, then turn)
+    backlog:OWNER  zset    the same, held back while the owner has as many running as it may
+    backlogs       set     owners with a backlog
+    newer:FORMAT   zset    the same, put aside for workers that understand it
+    scheduled      zset    ids that wait for a time (ms)
+    expiring       zset    waiting ids -> until when they may start (ms)
     sequence       number  the last sequence given
+    turn           hash    priority -> the turn of the task started last
+    turns:PRIORITY zset    owner -> the last turn it was given
+    limits         hash    the most that may run, of all and of one caller, as the last claim had it
+    pace           number  how long runs took of late (ms)
     wake           list    one token a waiting task (at most 128); workers that wait block on it
+
     workers        zset    worker -> end of its lease (ms)
+    slots          hash    worker -> how many it runs at once
     worker:NAME    hash    its last claim: number and ids, so that a lost answer can be asked for again
     held:NAME      set     ids that the worker runs
     stop:NAME      list    ids that the worker is to stop; a wake-up, the truth is ``cancelling``
-    owner:OWNER    zset    the owner's ids, by sequence
-    finished       zset    final ids -> end of their retention (ms)
     log:ID         hash    tail and start of each stream of a running script
+    finished       zset    final ids -> end of their retention (ms)
     reaper         hash    when somebody last looked for dead workers, and until when to leave them
+    server         hash    the run id of the server, when it changed, and the end of the leases of before
+    unheard        set     workers that have not compared what they run since then
+    mark           number  written when replicas are waited for
 """
 
 import asyncio
 import contextlib
+import hashlib
+import logging
+import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -37,69 +61,105 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import BAD_CURSOR, LogChunk, Page
-from script_runner.task import Outcome, State, Task
+from script_runner.ports import BAD_CURSOR, Limits, LogChunk, Page, Word
+from script_runner.task import Outcome, Place, State, Task
 
 OLDEST_VERSION = (6, 2)
 ANSWER_SECONDS: Final = 1.5
 """How long one call may take before the store counts as away."""
 
+LONG_WAIT_SECONDS: Final = 60
+"""The longest that a caller is told to wait, and what it is told when nobody knows."""
+
+REMEMBERED: Final = 10_000
+"""Of how many ended tasks it is remembered that replicas know of them."""
+
 TAIL_BYTES: Final = 64 * 1024
 """How much of each stream of a running script is kept here."""
 
-SCAN_PAGES: Final = 20
-"""How many pages a filtered listing looks through before it hands back what it has."""
+FORMAT: Final = 1
+"""The form of the records that this version writes, and the newest that it understands."""
+
+REPLICA_SECONDS: Final = 1.0
+"""How long replicas may take to follow a write."""
 
 _Arguments = dict[str, str | tuple[str, ...]]
+_Argument = str | bytes | float
+
+_LISTED = (
+    "id", "owner", "format", "state", "attempt", "run", "max_attempts", "retention", "priority", "not_before",
+    "created", "started", "finished", "worker", "cancelling", "exit_code", "followed",
+)  # fmt: skip
+"""What a listing reads of a record: nothing that can be large."""
+
+_DURABLE = frozenset({"add", "cancel", "claim", "finish", "release", "remove"})
+"""The scripts after which somebody acts on what was written."""
+
+_log = logging.getLogger("script_runner.redis")
 
 
 class RedisTasks:
-    """The ledger and queue in Redis."""
+    """The ledger and queue in Redis.
 
-    def __init__(self, url: str, namespace: str) -> None:
-        self._client = _connect(url, is_waiting=False)
-        self._waiting = _connect(url, is_waiting=True)
+    With ``replicas``, what somebody acts upon (an acknowledged task, a claim, an outcome) is first followed by so
+    many replicas, so that a failover to one of them forgets none of it. ``newest`` is the format of the records it
+    writes and the newest that it understands.
+    """
+
+    def __init__(
+        self, url: str, namespace: str, limits: Limits | None = None, *, replicas: int = 0, newest: int = FORMAT
+    ) -> None:
         self._prefix = _prefix(namespace)
+        self._client = _connect(url, self._prefix, is_waiting=False)
+        self._waiting = _connect(url, self._prefix, is_waiting=True)
         self._scripts = _scripts(self._client)
+        self._limits = limits or Limits()
+        self._replicas = replicas
+        self._format = newest
         self._claims = 1
+        self._left_alone: set[str] = set()
+        self._followed: dict[str, None] = {}
 
     async def add(self, task: Task) -> Task:
-        fields: dict[str, bytes | int] = {
-            "arguments": msgspec.json.encode(task.arguments),
-            "max_attempts": task.max_attempts,
-            "retention": round(task.retention_seconds * 1000),
-        }
-        flat: Sequence[str | bytes | int] = [part for item in fields.items() for part in item]
-        created = await self._run("add", task.id, task.owner, *flat)
-        return replace(task, created_at=_seconds(created))
+        answer = await self._run(
+            "add",
+            task.id,
+            task.owner,
+            _digest(task.owner, task.idempotency_key) if task.idempotency_key else "",
+            _or_empty(self._limits.max_queued),
+            _or_empty(self._limits.max_queued_per_caller),
+            "" if task.expires_in_seconds is None else round(task.expires_in_seconds * 1000),
+            *(part for item in self._fields(task).items() for part in item),
+        )
+        if isinstance(answer[0], bytes):
+            raise _refusal(answer[0].decode(), *answer[1:])
+        return self._told(answer) or task
 
     async def get(self, task_id: str) -> Task | None:
-        async with _answering():
-            return _task(await self._client.hgetall(self._key("task", task_id)))
+        task = self._told(await self._run("get", task_id))
+        await self._require_followed([task] if task else [])
+        return task
 
     async def list(self, owner: str, *, states: Sequence[State], cursor: str | None, limit: int) -> Page:
         before = _cursor(cursor)
-        found: list[Task] = []
+        keys = [self._key(state.value, owner) for state in dict.fromkeys(states)] or [self._key("owner", owner)]
         async with _answering():
-            for _ in range(SCAN_PAGES):
-                ids = await self._client.zrevrangebyscore(
-                    self._key("owner", owner), before, "-inf", start=0, num=limit, withscores=True
-                )
-                for task, (_, sequence) in zip(await self._records([name for name, _ in ids]), ids, strict=True):
-                    before = f"({sequence:.0f}"
-                    if task and (not states or task.state in states):
-                        found.append(task)
-                    if len(found) == limit:
-                        return Page(tuple(found), before[1:])
-                if len(ids) < limit:
-                    return Page(tuple(found), None)
-        return Page(tuple(found), before[1:])
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.zrevrangebyscore(key, before, "-inf", start=0, num=limit, withscores=True)
+                entries = [item for items in await pipeline.execute() for item in items]
+            newest = sorted(entries, key=lambda item: -item[1])[:limit]
+            tasks = await self._records([task_id for task_id, _ in newest], _LISTED)
+        cursor = f"{newest[-1][1]:.0f}" if len(newest) == limit else None
+        found = [task for task in tasks if task and (not states or task.state in states)]
+        await self._require_followed(found)
+        return Page(tuple(found), cursor)
 
     async def remove(self, task_id: str) -> bool:
         return bool(await self._run("remove", task_id))
 
     async def cancel(self, task_id: str) -> Task | None:
-        return _task(_pairs(await self._run("cancel", task_id)))
+        return self._told(await self._run("cancel", task_id))
 
     async def claim(self, worker: str, *, limit: int, wait_seconds: float) -> Sequence[Task]:
         records = await self._claim(worker, limit)
@@ -107,27 +167,39 @@ class RedisTasks:
             records = await self._claim(worker, limit)
         return records
 
-    async def cancellations(self, worker: str, *, wait_seconds: float) -> Sequence[str]:
-        if wait_seconds:
-            await self._wait(self._key("stop", worker), wait_seconds)
-        return [task_id.decode() for task_id in await self._run("cancelling", worker)]
+    async def wait_for_word(self, worker: str, *, seconds: float) -> None:
+        await self._wait(self._key("stop", worker), seconds)
+
+    async def hear(self, worker: str, running: Sequence[Task]) -> Word:
+        runs = (part for task in running for part in (task.id, task.run))
+        cancelled, taken, left, claim = await self._run("hear", worker, *runs)
+        if claim >= self._claims:  # its answer is on the way: what it brings is not left
+            left = []
+        return Word(
+            cancelled=[task_id.decode() for task_id in cancelled],
+            taken=[task_id.decode() for task_id in taken],
+            left=[task for record in left if (task := self._task(_pairs(record)))],
+        )
 
     async def finish(self, task: Task, outcome: Outcome) -> bool:
         document = msgspec.json.encode(outcome)
-        return bool(
-            await self._run("finish", task.id, task.worker or "", task.attempt, outcome.state.value, document)
-        )
+        code = _or_empty(outcome.exit_code)
+        is_taken = bool(await self._run("finish", *_holder(task), outcome.state.value, document, code))
+        if is_taken and self._replicas:
+            await self._note_followed(task.id)
+        return is_taken
 
     async def release(self, task: Task, *, counted: bool) -> bool:
-        return bool(await self._run("release", task.id, task.worker or "", task.attempt, int(counted)))
+        return bool(await self._run("release", *_holder(task), int(counted)))
 
     async def reap(self) -> Sequence[Task]:
-        ids = await self._run("reap")
-        async with _answering():
-            return [task for task in await self._records(ids) if task]
+        settled, newer = await self._run("reap")
+        self._leave_alone(newer)
+        return [task for task_id in settled if (task := await self.get(task_id.decode()))]
 
-    async def expired(self, *, limit: int) -> Sequence[str]:
-        return [task_id.decode() for task_id in await self._run("expired", limit)]
+    async def expired(self, *, limit: int, counts: Mapping[State, int] | None = None) -> Sequence[str]:
+        most = (part for state, count in (counts or {}).items() for part in (state.value, count))
+        return [task_id.decode() for task_id in await self._run("expired", limit, *most)]
 
     async def workers(self) -> int:
         return int(await self._run("alive"))
@@ -150,24 +222,110 @@ class RedisTasks:
 
     async def _claim(self, worker: str, limit: int) -> Sequence[Task]:
         """Claim under the next number; the number is used again until an answer has come."""
-        records = await self._run("claim", worker, self._claims, limit)
+        most = (_or_empty(self._limits.max_running), _or_empty(self._limits.max_running_per_caller))
+        records, newer = await self._run("claim", worker, self._claims, limit, *most)
+        self._leave_alone(newer)
         if records:
             self._claims += 1
-        return [task for record in records if (task := _task(_pairs(record)))]
+        return [task for record in records if (task := self._task(_pairs(record)))]
 
     async def _wait(self, key: str, seconds: float) -> bool:
         async with _answering(seconds + ANSWER_SECONDS):
             return await self._waiting.blpop([key], timeout=seconds) is not None
 
-    async def _records(self, ids: Sequence[bytes]) -> Sequence[Task | None]:
+    async def _records(self, ids: Sequence[bytes], fields: Sequence[str]) -> Sequence[Task | None]:
+        """The tasks with these ids as far as these fields go; None for one that is gone, or newer than we know."""
         async with self._client.pipeline(transaction=False) as pipeline:
             for task_id in ids:
-                pipeline.hgetall(self._key("task", task_id.decode()))
-            return [_task(record) for record in await pipeline.execute()]
+                pipeline.hmget(self._key("task", task_id.decode()), fields)
+            records = await pipeline.execute()
+        names = [name.encode() for name in fields]
+        given = [{n: v for n, v in zip(names, values, strict=True) if v is not None} for values in records]
+        self._leave_alone([record[b"id"] for record in given if self._is_newer(record)])
+        return [None if self._is_newer(record) else self._task(record) for record in given]
 
-    async def _run(self, script: str, *arguments: str | bytes | float) -> Any:
+    async def _run(self, script: str, *arguments: _Argument) -> Any:
+        """What a script answers; when somebody is to act upon it, only once enough replicas know of it."""
+        call = {"keys": [self._prefix], "args": [self._format, *arguments]}
         async with _answering():
-            return await self._scripts[script](keys=[self._prefix], args=arguments)
+            if not self._replicas or script not in _DURABLE:
+                return await self._scripts[script](**call)
+            async with self._client.pipeline(transaction=False) as pipeline:
+                await self._scripts[script](**call, client=pipeline)
+                return (await self._followed_by_replicas(pipeline))[0]
+
+    async def _require_followed(self, tasks: Sequence[Task]) -> None:
+        """Wait until enough replicas know how these ended; Error(UNAVAILABLE) for an end that could be undone."""
+        unsure = {task.id: task for task in tasks if task.state.is_final and task.id not in self._followed}
+        if not self._replicas or not unsure:
+            return
+        async with _answering(), self._client.pipeline(transaction=False) as pipeline:
+            for task_id in unsure:
+                pipeline.hget(self._key("task", task_id), "state")
+            states = await self._followed_by_replicas(pipeline)
+        if [state and state.decode() for state in states] != [task.state.value for task in unsure.values()]:
+            raise _away()  # another server answered than before
+        await self._note_followed(*unsure)
+
+    async def _note_followed(self, *ids: str) -> None:
+        await self._run("followed", *ids)
+        self._followed |= dict.fromkeys(ids)
+        while len(self._followed) > REMEMBERED:
+            del self._followed[next(iter(self._followed))]
+
+    async def _followed_by_replicas(self, pipeline: Any) -> Any:
+        """What the commands of a pipeline answer, once enough replicas follow.
+
+        All in one pipeline, so that no part of it is repeated at another server than the rest. WAIT counts from
+        the last write of its connection, so there is one.
+        """
+        pipeline.set(self._key("mark"), 1)
+        pipeline.execute_command("WAIT", self._replicas, round(REPLICA_SECONDS * 1000))
+        *answers, _, following = await pipeline.execute()
+        if following < self._replicas:
+            message = "Too few replicas of the task store (Redis) follow. Try again in a moment."
+            raise Error(Code.UNAVAILABLE, message)
+        return answers
+
+    def _fields(self, task: Task) -> dict[str, _Argument]:
+        """The fields of a new record."""
+        fields: dict[str, _Argument] = {
+            "format": self._format,
+            "arguments": msgspec.json.encode(task.arguments),
+            "max_attempts": task.max_attempts,
+            "priority": task.priority,
+            "fingerprint": task.fingerprint,
+            "retention": _milliseconds(task.retention_seconds),
+        }
+        fields |= {f"retention:{state}": _milliseconds(kept) for state, kept in task.retention.items()}
+        return fields if task.not_before is None else fields | {"not_before": _milliseconds(task.not_before)}
+
+    def _told(self, answer: Sequence[Any]) -> Task | None:
+        """A task with its place among those that wait."""
+        record, position, expected_wait = answer
+        task = self._task(_pairs(record))
+        if task is None or not position:
+            return task
+        return replace(task, place=Place(position, None if expected_wait < 0 else expected_wait / 1000))
+
+    def _task(self, record: Mapping[bytes, bytes]) -> Task | None:
+        """The task in a record, None if there is none; Error(UNAVAILABLE) if a newer version wrote it."""
+        if self._is_newer(record):
+            self._leave_alone([record[b"id"]])
+            message = "The task was made by a newer version of this service. Try again in a moment."
+            raise Error(Code.UNAVAILABLE, message)
+        if b"followed" in record:
+            self._followed[record[b"id"].decode()] = None
+        return _task(record)
+
+    def _is_newer(self, record: Mapping[bytes, bytes]) -> bool:
+        return int(record.get(b"format", 0)) > self._format
+
+    def _leave_alone(self, ids: Sequence[bytes]) -> None:
+        """Say once of each task that it is left to a newer version."""
+        for task_id in {task_id.decode() for task_id in ids} - self._left_alone:
+            _log.warning("task %s was made by a newer version of script-runner: it is left alone here", task_id)
+            self._left_alone.add(task_id)
 
     def _key(self, kind: str, name: str | None = None) -> str:
         return f"{self._prefix}{kind}" if name is None else f"{self._prefix}{kind}:{name}"
@@ -177,13 +335,14 @@ class RedisLogs:
     """The tails of running scripts in Redis."""
 
     def __init__(self, url: str, namespace: str) -> None:
-        self._client = _connect(url, is_waiting=False)
         self._prefix = _prefix(namespace)
+        self._client = _connect(url, self._prefix, is_waiting=False)
         self._append = _scripts(self._client)["append"]
 
     async def append(self, task_id: str, stream: str, chunk: LogChunk) -> None:
+        arguments = [FORMAT, task_id, stream, chunk.offset, chunk.data, TAIL_BYTES]
         async with _answering():
-            await self._append(keys=[self._prefix], args=[task_id, stream, chunk.offset, chunk.data, TAIL_BYTES])
+            await self._append(keys=[self._prefix], args=arguments)
 
     async def read(self, task_id: str, stream: str, *, offset: int, limit: int) -> LogChunk:
         async with _answering():
@@ -205,9 +364,9 @@ class RedisLease:
         self._prefix = _prefix(namespace)
         self._renew = self._client.register_script(_source("renew"))
 
-    def renew(self, worker: str, *, seconds: float) -> bool:
+    def renew(self, worker: str, *, seconds: float, slots: int = 1) -> bool:
         with _explained():
-            return bool(self._renew(keys=[self._prefix], args=[worker, round(seconds * 1000)]))
+            return bool(self._renew(keys=[self._prefix], args=[FORMAT, worker, _milliseconds(seconds), slots]))
 
     def close(self) -> None:
         self._client.close()
@@ -218,13 +377,26 @@ class RedisLease:
 # Connections
 
 
-def _connect(url: str, *, is_waiting: bool) -> Any:
+def _connect(url: str, prefix: str, *, is_waiting: bool) -> Any:
     """A client; a waiting one has no time limit on its answers, for commands that block."""
+
+    async def introduce(connection: Any) -> None:
+        """Before anything else is said on a new connection: which server is this?"""
+        await connection.on_connect()
+        try:
+            await connection.send_command("INFO", "server")
+            run_id = _run_id(await connection.read_response())
+            await connection.send_command("EVAL", _source("meet"), 1, prefix, FORMAT, run_id)
+            await connection.read_response()
+        except redis.exceptions.ResponseError as error:  # it may not be asked, or takes no writes now
+            _log.debug("the server did not say which it is: %s", error)
+
     options: dict[str, Any] = {
         "socket_timeout": None if is_waiting else ANSWER_SECONDS,
         "socket_connect_timeout": ANSWER_SECONDS / 2,
         "retry": AsyncRetry(ConstantBackoff(0.05), 1),
         "protocol": 2,
+        "redis_connect_func": introduce,
     }
     if sentinel := _sentinel(url):
         return _master(redis.asyncio.sentinel.Sentinel, sentinel, options)
@@ -325,7 +497,7 @@ async def _answering(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (redis.exceptions.RedisError, OSError) as error:
+    except (redis.exceptions.RedisError, OSError, RuntimeError) as error:  # uvloop's word for a closed connection
         raise _away() from error
 
 
@@ -347,8 +519,8 @@ def _source(name: str) -> str:
 
 def _scripts(client: Any) -> dict[str, Any]:
     names = (
-        "add", "alive", "append", "cancel", "cancelling", "claim", "expired",
-        "finish", "leave", "reap", "release", "remove",
+        "add", "alive", "append", "cancel", "claim", "expired", "finish", "followed", "get",
+        "hear", "leave", "reap", "release", "remove",
     )  # fmt: skip
     return {name: client.register_script(_source(name)) for name in names}
 
@@ -358,30 +530,78 @@ def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def _task(record: Mapping[bytes, bytes]) -> Task | None:
-    """The task in a record; None if there is no record."""
+    """The task in a record, as far as it is there; None if there is none."""
     if not record:
         return None
-    outcome = record.get(b"outcome")
     worker = record.get(b"worker")
+    state = State(record[b"state"].decode())
     return Task(
         id=record[b"id"].decode(),
         owner=record[b"owner"].decode(),
-        arguments=msgspec.json.decode(record[b"arguments"], type=_Arguments),
+        arguments=msgspec.json.decode(record.get(b"arguments", b"{}"), type=_Arguments),
         max_attempts=int(record[b"max_attempts"]),
         retention_seconds=_seconds(record[b"retention"]),
-        state=State(record[b"state"].decode()),
+        priority=int(record.get(b"priority", 0)),
+        not_before=_moment(record, b"not_before"),
+        state=state,
         created_at=_seconds(record[b"created"]),
-        started_at=_seconds(record[b"started"]) if b"started" in record else None,
-        finished_at=_seconds(record[b"finished"]) if b"finished" in record else None,
+        started_at=_moment(record, b"started"),
+        finished_at=_moment(record, b"finished"),
         worker=worker.decode() if worker else None,
         attempt=int(record[b"attempt"]),
+        run=int(record[b"run"]),
         is_cancelling=b"cancelling" in record,
-        outcome=msgspec.json.decode(outcome, type=Outcome) if outcome else None,
+        outcome=_outcome(record, state),
     )
+
+
+def _outcome(record: Mapping[bytes, bytes], state: State) -> Outcome | None:
+    """The outcome in a record; of one that was read in part, how it ended and no more."""
+    if outcome := record.get(b"outcome"):
+        return msgspec.json.decode(outcome, type=Outcome)
+    code = record.get(b"exit_code")
+    return Outcome(state, int(code) if code else None) if state.is_final else None
+
+
+def _moment(record: Mapping[bytes, bytes], name: bytes) -> float | None:
+    return _seconds(record[name]) if name in record else None
 
 
 def _seconds(milliseconds: bytes) -> float:
     return int(milliseconds) / 1000
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _or_empty(number: int | None) -> int | str:
+    return "" if number is None else number
+
+
+def _holder(task: Task) -> tuple[str, str, int]:
+    return task.id, task.worker or "", task.run
+
+
+def _digest(owner: str, key: str) -> str:
+    return hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()
+
+
+def _run_id(info: bytes) -> str:
+    """The run id in an answer to INFO: another one after each start of a server."""
+    lines = (line.partition(b":") for line in info.splitlines())
+    return next((value.decode() for name, _, value in lines if name == b"run_id"), "")
+
+
+def _refusal(word: str, expected_wait: int = 0) -> Error:
+    """Why a task was not queued."""
+    if word == "differs":
+        return Error(Code.KEY_REUSED, "This Idempotency-Key was used for another request.")
+    seconds = LONG_WAIT_SECONDS if expected_wait < 0 else math.ceil(expected_wait / 1000)
+    wait = min(max(seconds, 1), LONG_WAIT_SECONDS)
+    if word == "full":
+        return Error(Code.QUEUE_FULL, "The queue is full. Try again later.", retry_after=wait)
+    return Error(Code.TOO_MANY_QUEUED, "You have as many tasks waiting as one caller may.", retry_after=wait)
 
 
 def _cursor(cursor: str | None) -> str:

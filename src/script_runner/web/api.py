@@ -1,8 +1,10 @@
 """The routes: HTTP in, a call of the service, a document out."""
 
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import resources
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -18,13 +20,15 @@ from starlette.types import ASGIApp
 from script_runner.errors import Code, Error, Problem
 from script_runner.inputs import Request
 from script_runner.ports import STREAMS, AuthProvider, Identity
-from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE, Service
+from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE, Service, Wishes
 from script_runner.task import Artifact, State, Task
 from script_runner.web import documents, openapi, problems
 from script_runner.web.cors import Cors
 
 ONE_PIECE_BYTES = 256 * 1024
 """A document up to this size is sent in one piece, with its length."""
+
+LONGEST_DELAY_SECONDS = 366 * 86_400
 
 PAGE_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 FILE_POLICY = "default-src 'none'; sandbox"
@@ -41,6 +45,7 @@ class Options:
     max_body_bytes: int = 1 << 20
     cors_origins: tuple[str, ...] = ("*",)
     is_authenticated: bool = False
+    is_stopping: Callable[[], bool] = bool
 
 
 def application(service: Service, auth: AuthProvider, options: Options) -> ASGIApp:
@@ -108,6 +113,8 @@ class _Api:
         return RedirectResponse("docs")
 
     async def ready(self, _request: HttpRequest, _identity: Identity) -> Response:
+        if self._options.is_stopping():
+            raise Error(Code.UNAVAILABLE, "The server is stopping.")
         return _json({"ready": True, "workers": await self._service.readiness()})
 
     async def openapi(self, _request: HttpRequest, _identity: Identity) -> Response:
@@ -138,8 +145,9 @@ class _Api:
             body=await self._body(request),
             content_type=request.headers.get("content-type"),
         )
-        task = await self._service.submit(identity, asked)
-        return _json(documents.summary(task), status_code=status_code, headers={"Location": f"/task/{task.id}"})
+        task = await self._service.submit(identity, asked, _wishes(request))
+        document = documents.summary(task) | documents.waiting(task)
+        return _json(document, status_code=status_code, headers={"Location": f"/task/{task.id}"})
 
     async def get(self, request: HttpRequest, identity: Identity) -> Response:
         attachments = _choice(request, "attachments", ("inline", "links", "none"))
@@ -246,6 +254,53 @@ def _refuse_what_is_no_text(request: HttpRequest) -> None:
             unquote_to_bytes(raw).decode()
         except UnicodeDecodeError:
             raise _wrong(where, "is not UTF-8 text", where=where) from None
+
+
+def _wishes(request: HttpRequest) -> Wishes:
+    """What the headers ask of the queue; a header that is not there asks for nothing."""
+    priority = _header(request, "Task-Priority", r"-?\d", "a whole number from -9 to 9")
+    patience = _header(request, "Task-Expires-In", r"\d{1,9}(\.\d{1,3})?", "a number of seconds")
+    seconds = float(patience) if patience else None
+    if seconds is not None and not 0 < seconds <= LONGEST_DELAY_SECONDS:
+        raise _wrong("Task-Expires-In", "must be more than 0 and at most a year", where="header")
+    return Wishes(
+        idempotency_key=_idempotency_key(request),
+        priority=int(priority or 0),
+        not_before=_moment(request, "Task-Not-Before"),
+        expires_in_seconds=seconds,
+    )
+
+
+def _header(request: HttpRequest, name: str, pattern: str, expected: str) -> str | None:
+    """The value of a header that may stand once."""
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise _wrong(name, "must stand once", where="header")
+    if values and not re.fullmatch(pattern, values[0], re.ASCII):
+        raise _wrong(name, f"must be {expected}", where="header")
+    return values[0] if values else None
+
+
+def _idempotency_key(request: HttpRequest) -> str | None:
+    """The key of draft-ietf-httpapi-idempotency-key-header: a quoted string; the quotes may be left out."""
+    expected = "1 to 255 characters of printable ASCII"
+    value = _header(request, "Idempotency-Key", r'"[ !#-~]{1,255}"|[!#-~]{1,255}', expected)
+    return value.strip('"') if value else None
+
+
+def _moment(request: HttpRequest, name: str) -> float | None:
+    """A time by RFC 3339 in epoch seconds, at most a year from now."""
+    expected = "a time with its offset, such as 2030-01-31T06:00:00Z"
+    value = _header(request, name, r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", expected)
+    if value is None:
+        return None
+    try:
+        seconds = datetime.fromisoformat(value.upper()).timestamp()
+    except (ValueError, OverflowError):
+        raise _wrong(name, f"must be {expected}", where="header") from None
+    if seconds > time.time() + LONGEST_DELAY_SECONDS:
+        raise _wrong(name, "must be at most a year from now", where="header")
+    return max(0.0, seconds)
 
 
 def _choice(request: HttpRequest, name: str, words: tuple[str, ...]) -> str:

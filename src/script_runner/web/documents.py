@@ -3,6 +3,8 @@
 import binascii
 import csv
 import io
+import math
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -40,9 +42,23 @@ def summary(task: Task) -> dict[str, Any]:
     }
 
 
+def waiting(task: Task) -> dict[str, Any]:
+    """What is said of a task that waits: its position (1 is next), and when it may start; null if nobody knows."""
+    if task.state is not State.QUEUED:
+        return {}
+    starts_at = task.not_before
+    if task.place:
+        wait = task.place.expected_wait
+        starts_at = None if wait is None else time.time() + wait
+    return {
+        "position": task.place.position if task.place else None,
+        "estimated_start_at": _time(None if starts_at is None else math.ceil(starts_at)),
+    }
+
+
 async def whole(service: Service, task: Task, *, attachments: str) -> AsyncIterator[bytes]:
     """The task document; ``attachments`` is inline (base64), links or none."""
-    yield _encode(summary(task))[:-1]
+    yield _encode(summary(task) | waiting(task))[:-1]
     outcome = task.outcome
     if outcome is not None:
         if task.state is State.SUCCEEDED:

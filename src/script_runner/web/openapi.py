@@ -15,7 +15,7 @@ from script_runner import inputs
 from script_runner.errors import Code, Error, Problem
 from script_runner.ports import STREAMS
 from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE
-from script_runner.spec import AnyInput, BodyInput, PathInput, ResultsSpec, Spec
+from script_runner.spec import LEAST_PRIORITY, AnyInput, BodyInput, PathInput, ResultsSpec, Spec
 from script_runner.task import State
 from script_runner.web import documents, problems
 
@@ -40,10 +40,12 @@ _REFUSALS: Mapping[Code, str] = {
     Code.UNAUTHENTICATED: "There is no token, or not a valid one.",
     Code.NOT_FOUND: "There is no such thing, or it is not yours.",
     Code.CONFLICT: "The task is not in a state for this.",
+    Code.KEY_REUSED: "This `Idempotency-Key` was used for another request.",
     Code.TOO_LARGE: "The body is too large.",
     Code.UNSUPPORTED_MEDIA_TYPE: "The body is not JSON.",
     Code.RANGE_NOT_SATISFIABLE: "The range begins behind the end of the file.",
-    Code.UNAVAILABLE: "Something that the server needs is away for the moment; try again.",
+    Code.TOO_MANY_QUEUED: "You have as many tasks waiting as one caller may.",
+    Code.UNAVAILABLE: "Something that the server needs is away for the moment, or the queue is full; try again.",
 }
 _ANY_VALUE = ("string", "number", "boolean", "object", "array")
 
@@ -52,6 +54,8 @@ _FILE_NAME = "report.pdf"
 _FILE = b"%PDF-1.5\n"
 _LOG = "reading\nwriting\n"
 _CREATED, _STARTED, _FINISHED = "2026-01-31T09:30:00.000Z", "2026-01-31T09:30:00.250Z", "2026-01-31T09:31:12.500Z"
+
+_WAITING = {"position": 1, "estimated_start_at": _CREATED}
 
 _DRAWN_STEPS = 32
 _DRAWN_ITEMS = 10
@@ -131,14 +135,14 @@ class _Writer:
     def submit(self, name: str, *, with_path: bool) -> JsonObject:
         wanted = self.spec.inputs
         is_original = name.startswith("submitScript")
-        refusals = [Code.TOO_LARGE, Code.UNAVAILABLE]
-        refusals += [Code.INVALID_INPUT] if wanted.all else []
+        refusals = [Code.INVALID_INPUT, Code.KEY_REUSED, Code.TOO_LARGE, Code.UNAVAILABLE]
+        refusals += [Code.TOO_MANY_QUEUED] if self.spec.max_queued_per_caller else []
         refusals += [Code.UNSUPPORTED_MEDIA_TYPE] if wanted.body_args else []
         parameters = [self.path_parameter()] if with_path else []
         queued = {
             "description": "The task is queued, and will not be lost.",
             "headers": {"Location": _header("Where the task is.", f"/task/{_TASK_ID}")},
-            "content": _json(_reference("TaskSummary"), _summary_example(State.QUEUED)),
+            "content": _json(_reference("Task"), _summary_example(State.QUEUED) | _WAITING),
             "links": {
                 "task": {"operationId": "getTask", "parameters": {self.id_name: "$response.body#/id"}},
                 "cancel": {"operationId": "cancelTask", "parameters": {"id": "$response.body#/id"}},
@@ -150,7 +154,7 @@ class _Writer:
             "Run the script (original name; answers 200)" if is_original else "Run the script",
             {"200" if is_original else "202": queued},
             refusals=refusals,
-            parameters=[*parameters, *self.query_parameters()],
+            parameters=[*parameters, *self.query_parameters(), *_queue_parameters(self.spec)],
             description="Queues a task and answers at once. Ask for the task until its `status` is no longer"
             " `not-ready`.",
         )
@@ -431,7 +435,9 @@ class _Writer:
         sentence = _REFUSALS[code]
         bad = (self._example_problem(),) if code is Code.INVALID_INPUT else ()
         response = problems.response(Error(code, bad[0].problem if bad else sentence, bad))
-        headers = {name: _header("By RFC 9110.", value) for name, value in problems.HEADERS.get(code, {}).items()}
+        retry = 30 if code is Code.TOO_MANY_QUEUED else None
+        wait = problems.retry_after(Error(code, sentence, retry_after=retry))
+        headers = {name: _header("By RFC 9110.", value) for name, value in wait.items()}
         if code is Code.UNAUTHENTICATED:
             headers["WWW-Authenticate"] = _header("What is asked for.", "Bearer")
         if code is Code.RANGE_NOT_SATISFIABLE:
@@ -521,6 +527,24 @@ def _items(leaves: Sequence[_Leaf]) -> dict[int, list[_Leaf]]:
     return below
 
 
+# The headers that speak to the queue
+
+
+def _queue_parameters(spec: Spec) -> Sequence[JsonObject]:
+    priority = {"type": "integer", "minimum": LEAST_PRIORITY, "maximum": spec.max_priority, "default": 0}
+    return [
+        _header_parameter(
+            "Idempotency-Key",
+            "The same key and request give the same task, however often it is sent; as long as the task is kept.",
+        ),
+        _header_parameter("Task-Priority", "Tasks of a higher priority start first.") | {"schema": priority},
+        _header_parameter("Task-Not-Before", "The task starts at this time (RFC 3339) or later.")
+        | {"schema": {"type": "string", "format": "date-time"}},
+        _header_parameter("Task-Expires-In", "How many seconds the task may wait for its start.")
+        | {"schema": {"type": "number", "exclusiveMinimum": 0}},
+    ]
+
+
 # Schemas of the answers
 
 
@@ -544,6 +568,13 @@ def _schemas(spec: Spec) -> JsonObject:
         "attempt": {"type": "integer", "minimum": 0, "description": "How often it was started."},
     }
     outcome: JsonObject = {
+        "position": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "description": "There while the task waits: its place in the queue (1 is next); null before its time.",
+        },
+        "estimated_start_at": time
+        | {"description": "There while the task waits: when it may start, by past runs; null if nobody knows."},
         "results": {"$ref": "#/components/schemas/Results", "description": "There when the task succeeded."},
         "attachments": {
             "type": "object",

@@ -15,17 +15,19 @@ STATUS: Mapping[Code, HTTPStatus] = {
     Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
     Code.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
     Code.CONFLICT: HTTPStatus.CONFLICT,
+    Code.KEY_REUSED: HTTPStatus.UNPROCESSABLE_ENTITY,
     Code.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Code.HEAD_TOO_LARGE: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     Code.UNSUPPORTED_MEDIA_TYPE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Code.RANGE_NOT_SATISFIABLE: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    Code.TOO_MANY_QUEUED: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.QUEUE_FULL: HTTPStatus.SERVICE_UNAVAILABLE,
     Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """The status of each code; any other is 500, whose details stay on the server."""
 
-HEADERS: Mapping[Code, Mapping[str, str]] = {
-    Code.UNAVAILABLE: {"Retry-After": "1"},
-}
+RETRY_SECONDS = 1
+"""When to ask again while something is away."""
 
 
 def response(error: Error, headers: Mapping[str, str] | None = None) -> Response:
@@ -43,5 +45,11 @@ def response(error: Error, headers: Mapping[str, str] | None = None) -> Response
         msgspec.json.encode({**document, "errors": problems} if problems else document),
         status_code=status.value,
         media_type="application/problem+json",
-        headers={**HEADERS.get(error.code, {}), **(headers or {})},
+        headers={**retry_after(error), **(headers or {})},
     )
+
+
+def retry_after(error: Error) -> dict[str, str]:
+    """When to ask again (RFC 9110, section 10.2.3)."""
+    seconds = error.retry_after or (RETRY_SECONDS if error.code is Code.UNAVAILABLE else None)
+    return {} if seconds is None else {"Retry-After": str(seconds)}

@@ -1,14 +1,55 @@
--- Queue a task once, however often it is asked. ARGV: id, owner, then the fields of the record.
--- Returns the time it was created.
+-- Queue a task once, however often it is asked. ARGV: id, owner, idempotency key (empty: none), the most that may
+-- wait, the most of one owner that may wait (empty: no limit), milliseconds it may wait (empty: no limit),
+-- then the fields of the record.
+-- Returns the task as it is told, or a word on why not: "differs"; "full" or "share" and milliseconds to wait.
 
-local id, owner = ARGV[1], ARGV[2]
-local task = key('task', id)
+local id, owner, once, most, share, patience = unpack(ARGV, 1, 6)
 
-if redis.call('EXISTS', task) == 0 then
-  local sequence = redis.call('INCR', key('sequence'))
-  redis.call('HSET', task, 'id', id, 'owner', owner, 'state', 'queued', 'attempt', 0,
-    'sequence', sequence, 'created', text(milliseconds()), unpack(ARGV, 3))
-  redis.call('ZADD', key('owner', owner), sequence, id)
-  enqueue(id, sequence)
+local function known()
+  local earlier = once ~= '' and redis.call('GET', key('once', once))
+  for _, candidate in ipairs({earlier or id, id}) do
+    if redis.call('EXISTS', key('task', candidate)) == 1 then
+      return candidate
+    end
+  end
 end
-return redis.call('HGET', task, 'created')
+
+local function is_over(limit, count)
+  return limit ~= '' and count >= tonumber(limit)
+end
+
+local function create()
+  local now = milliseconds()
+  redis.call('HSET', key('task', id), 'id', id, 'owner', owner, 'attempt', 0, 'run', 0,
+    'sequence', redis.call('INCR', key('sequence')), 'created', text(now), unpack(ARGV, 7))
+  if patience ~= '' then
+    redis.call('HSET', key('task', id), 'expires', text(now + tonumber(patience)))
+  end
+  if once ~= '' then
+    redis.call('HSET', key('task', id), 'once', once)
+    redis.call('SET', key('once', once), id)
+  end
+  redis.call('ZADD', key('owner', owner), read(id, 'sequence')[1], id)
+  enter(id, 'queued')
+  enqueue(id)
+  return told(id)
+end
+
+local earlier = known()
+if earlier and earlier ~= id then
+  local given = {}
+  for index = 7, #ARGV, 2 do
+    given[ARGV[index]] = ARGV[index + 1]
+  end
+  return read(earlier, 'fingerprint')[1] == given.fingerprint and told(earlier) or {'differs'}
+end
+if earlier then
+  return told(id)
+end
+if is_over(most, redis.call('ZCARD', key('queued'))) then
+  return {'full', expected_wait(1)}
+end
+if is_over(share, redis.call('ZCARD', key('queued', owner))) then
+  return {'share', expected_wait(1)}
+end
+return create()

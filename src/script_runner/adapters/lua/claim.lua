@@ -1,8 +1,17 @@
--- Give queued tasks to a worker with a valid lease. ARGV: worker, number of the claim, limit.
+-- Give queued tasks to a worker with a valid lease. ARGV: worker, number of the claim, how many, the most that
+-- may run, the most of one owner that may run (empty: no limit).
 -- A claim whose answer was lost is repeated under its number and gets the same tasks; an older number gets none.
--- Returns the records.
+-- Returns the records, then the ids of those that only a newer version understands.
 
-local worker, number, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local worker, number, wanted = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local newer = {}
+
+local function note_limits()
+  local known = redis.call('HMGET', key('limits'), 'running', 'running_per_caller')
+  if known[1] ~= ARGV[4] or known[2] ~= ARGV[5] then
+    redis.call('HSET', key('limits'), 'running', ARGV[4], 'running_per_caller', ARGV[5])
+  end
+end
 
 local function again(ids)
   local held = {}
@@ -14,14 +23,58 @@ local function again(ids)
   return held
 end
 
-local function start(now)
-  local ids = redis.call('ZRANGEBYSCORE', key('queue'), '-inf', '+inf', 'LIMIT', 0, limit)
-  for _, id in ipairs(ids) do
-    local task = key('task', id)
-    redis.call('ZREM', key('queue'), id)
-    redis.call('HSET', task, 'state', 'running', 'worker', worker, 'started', text(now))
-    redis.call('HINCRBY', task, 'attempt', 1)
-    redis.call('SADD', key('held', worker), id)
+-- Let go what older workers have put aside for those who understand it.
+local function take_back()
+  for known = 2, FORMAT do
+    local waiting = redis.call('ZRANGE', key('newer', known), 0, MOST_AT_ONCE - 1, 'WITHSCORES')
+    for index = 1, #waiting, 2 do
+      redis.call('ZADD', key('queue'), waiting[index + 1], waiting[index])
+      redis.call('ZREM', key('newer', known), waiting[index])
+    end
+  end
+end
+
+local function start(id, rank, now)
+  enter(id, 'running')
+  redis.call('ZREM', key('expiring'), id)
+  redis.call('HSET', key('task', id), 'worker', worker, 'started', text(now))
+  redis.call('HINCRBY', key('task', id), 'attempt', 1)
+  redis.call('HINCRBY', key('task', id), 'run', 1)
+  redis.call('SADD', key('held', worker), id)
+  local turn, priority = rank % TURNS, read(id, 'priority')[1]
+  if turn > tonumber(redis.call('HGET', key('turn'), priority) or 0) then
+    redis.call('HSET', key('turn'), priority, text(turn))
+    redis.call('ZREMRANGEBYSCORE', key('turns', priority), '-inf', '(' .. text(turn))
+  end
+end
+
+-- Start one task, or put it where it does not stand in the way.
+local function take(waiting, rank, now)
+  local id = member_id(waiting)
+  local task = read(id, 'format', 'owner', 'expires')
+  if is_newer(id) then
+    redis.call('ZADD', key('newer', task[1]), rank, waiting)
+    table.insert(newer, id)
+  elseif task[3] and tonumber(task[3]) <= now then
+    expire(id)
+  elseif room('running_per_caller', 'running', task[2]) <= 0 then
+    redis.call('ZADD', key('backlog', task[2]), rank, waiting)
+    redis.call('SADD', key('backlogs'), task[2])
+  else
+    start(id, tonumber(rank), now)
+    return id
+  end
+end
+
+local function take_first(now)
+  local ids = {}
+  local count = math.min(wanted, room('running', 'running'))
+  for _ = 1, count + MOST_AT_ONCE do
+    local first = #ids < count and redis.call('ZPOPMIN', key('queue')) or {}
+    if not first[1] then
+      break
+    end
+    ids[#ids + 1] = take(first[1], first[2], now)
   end
   if #ids > 0 then
     redis.call('HSET', key('worker', worker), 'claim', number, 'claimed', table.concat(ids, ' '))
@@ -34,12 +87,18 @@ local function claim()
   if tonumber(redis.call('ZSCORE', key('workers'), worker) or 0) <= now then
     return {}
   end
+  note_limits()
   local last = redis.call('HMGET', key('worker', worker), 'claim', 'claimed')
   local last_number = tonumber(last[1] or 0)
-  if number < last_number then
+  if number == last_number then
+    return again(last[2])
+  end
+  if number < last_number or is_quiet() then
     return {}
   end
-  return number == last_number and again(last[2]) or start(now)
+  take_back()
+  tick()
+  return take_first(now)
 end
 
 local records = {}
@@ -47,4 +106,4 @@ for index, id in ipairs(claim()) do
   records[index] = redis.call('HGETALL', key('task', id))
 end
 mend_tokens() -- also when none was given: the token that led here may be another worker's
-return records
+return {records, newer}

@@ -1,7 +1,13 @@
 -- What every script begins with: the clock, the names of the keys, and the moves of one task.
--- KEYS[1] is the prefix of all keys; times are milliseconds by the clock of the server.
+-- KEYS[1] is the prefix of all keys, the first argument the newest format of records that the caller understands;
+-- times are milliseconds by the clock of the server.
 
 local prefix = KEYS[1]
+local FORMAT = tonumber(table.remove(ARGV, 1))
+
+-- A rank is a priority (the high digits) and a turn (these).
+local TURNS = 2 ^ 47
+local MOST_AT_ONCE = 100
 
 local function key(kind, name)
   return name and prefix .. kind .. ':' .. name or prefix .. kind
@@ -16,6 +22,21 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
+local function read(id, ...)
+  return redis.call('HMGET', key('task', id), ...)
+end
+
+-- Whether only a newer version understands this record; then it is left alone.
+local function is_newer(id)
+  return tonumber(read(id, 'format')[1] or 0) > FORMAT
+end
+
+-- How many more there may be of a kind that has a limit; without one, as many as are moved at once.
+local function room(limit, kind, owner)
+  local most = tonumber(redis.call('HGET', key('limits'), limit) or '')
+  return most and most - redis.call('ZCARD', key(kind, owner)) or MOST_AT_ONCE
+end
+
 -- Workers that wait are woken by a token each; more than these are of no use.
 local function wake()
   if redis.call('LLEN', key('wake')) < 128 then
@@ -23,24 +44,110 @@ local function wake()
   end
 end
 
--- Tokens speak of waiting tasks: none without a task, at least one with.
+-- After the server was replaced by another (a restart, a failover) nothing starts while living workers have yet to
+-- compare what they run with what they hold.
+local function is_quiet()
+  if redis.call('EXISTS', key('unheard')) == 0 then
+    return false
+  end
+  local server = redis.call('HMGET', key('server'), 'quiet_from', 'quiet_until')
+  local now = milliseconds()
+  return now >= tonumber(server[1] or 0) and now < tonumber(server[2] or 0)
+end
+
+local function may_start()
+  return room('running', 'running') > 0 and not is_quiet()
+end
+
+-- Tokens speak of tasks that may start: none without, at least one with.
 local function mend_tokens()
-  if redis.call('EXISTS', key('queue')) == 0 then
+  if redis.call('EXISTS', key('queue')) == 0 or not may_start() then
     redis.call('DEL', key('wake'))
   elseif redis.call('EXISTS', key('wake')) == 0 then
     wake()
   end
 end
 
-local function enqueue(id, sequence)
-  redis.call('ZADD', key('queue'), sequence, id)
-  wake()
+-- The lists that tell of a task by its state: when it came there, and each owner's, by sequence.
+local function enter(id, state)
+  local task = read(id, 'state', 'owner', 'sequence')
+  if task[1] then
+    redis.call('ZREM', key(task[1]), id)
+    redis.call('ZREM', key(task[1], task[2]), id)
+  end
+  redis.call('HSET', key('task', id), 'state', state)
+  redis.call('ZADD', key(state), text(milliseconds()), id)
+  redis.call('ZADD', key(state, task[2]), task[3], id)
 end
 
--- The fence: whether this run (worker and attempt) holds the task now.
-local function is_held(id, worker, attempt)
-  local held = redis.call('HMGET', key('task', id), 'state', 'worker', 'attempt')
-  return held[1] == 'running' and held[2] == worker and held[3] == attempt
+-- A task in the queue: by its rank, then by its sequence.
+local function member(id, sequence)
+  return string.format('%016.0f', tonumber(sequence)) .. id
+end
+
+local function member_id(member)
+  return string.sub(member, 17)
+end
+
+-- The rank of a new task: priorities apart, the owners take turns (start-time fair queueing, Goyal et al. 1996).
+local function new_rank(id, owner)
+  local priority = read(id, 'priority')[1]
+  local turn = tonumber(redis.call('HGET', key('turn'), priority) or 0)
+  local own = tonumber(redis.call('ZSCORE', key('turns', priority), owner) or -1)
+  turn = math.max(turn, own + 1)
+  redis.call('ZADD', key('turns', priority), text(turn), owner)
+  local rank = text((9 - tonumber(priority)) * TURNS + turn)
+  redis.call('HSET', key('task', id), 'rank', rank)
+  return rank
+end
+
+-- Let a task wait for its start, once its time has come; one that waited before keeps its rank.
+local function enqueue(id)
+  local task = read(id, 'owner', 'sequence', 'rank', 'not_before', 'expires')
+  if task[5] then
+    redis.call('ZADD', key('expiring'), task[5], id)
+  end
+  if tonumber(task[4] or 0) > milliseconds() then
+    redis.call('ZADD', key('scheduled'), task[4], id)
+  else
+    redis.call('ZADD', key('queue'), task[3] or new_rank(id, task[1]), member(id, task[2]))
+    if may_start() then
+      wake()
+    end
+  end
+end
+
+-- Take a task off all that waits.
+local function dequeue(id)
+  local task = read(id, 'owner', 'sequence', 'format')
+  local waiting = member(id, task[2])
+  redis.call('ZREM', key('queue'), waiting)
+  redis.call('ZREM', key('backlog', task[1]), waiting)
+  redis.call('ZREM', key('newer', task[3]), waiting)
+  redis.call('ZREM', key('scheduled'), id)
+  redis.call('ZREM', key('expiring'), id)
+end
+
+-- Let tasks of an owner whose others had to end first wait in the queue again.
+local function admit(owner)
+  local count = math.min(room('running_per_caller', 'running', owner), MOST_AT_ONCE)
+  local backlog = key('backlog', owner)
+  if count > 0 then
+    local waiting = redis.call('ZRANGE', backlog, 0, count - 1, 'WITHSCORES')
+    for index = 1, #waiting, 2 do
+      redis.call('ZADD', key('queue'), waiting[index + 1], waiting[index])
+      redis.call('ZREM', backlog, waiting[index])
+    end
+  end
+  if redis.call('EXISTS', backlog) == 0 then
+    redis.call('SREM', key('backlogs'), owner)
+  end
+end
+
+-- The fence: whether this run (worker and number of the run) holds the task now.
+local function is_held(id, worker, run)
+  local held = read(id, 'state', 'worker', 'run')
+  return held[1] == 'running' and held[2] == worker and held[3] == run
 end
 
 local function let_go(id, worker)
@@ -48,26 +155,101 @@ local function let_go(id, worker)
   redis.call('DEL', key('log', id))
 end
 
+-- How long runs take: each new one counts a fifth.
+local function note_pace(started, now)
+  local last = tonumber(redis.call('GET', key('pace')) or '')
+  local took = now - started
+  redis.call('SET', key('pace'), text(last and last * 0.8 + took * 0.2 or took))
+end
+
 -- The one way into a final state.
-local function finish(id, state, outcome)
+local function finish(id, state, outcome, exit_code)
   local now = milliseconds()
-  local retention = tonumber(redis.call('HGET', key('task', id), 'retention'))
-  redis.call('HSET', key('task', id), 'state', state, 'outcome', outcome, 'finished', text(now))
-  redis.call('ZADD', key('finished'), text(now + retention), id)
+  local task = read(id, 'retention:' .. state, 'retention', 'started', 'owner')
+  enter(id, state)
+  redis.call('HSET', key('task', id), 'outcome', outcome, 'exit_code', exit_code or '', 'finished', text(now))
+  redis.call('ZADD', key('finished'), text(now + tonumber(task[1] or task[2])), id)
+  if task[3] and (state == 'succeeded' or state == 'failed') then
+    note_pace(tonumber(task[3]), now)
+  end
+  admit(task[4])
+  mend_tokens()
 end
 
 -- The way of a task whose run was given up: back in the queue, or final when it may not run again.
 local function give_up(id)
-  local task = redis.call('HMGET', key('task', id), 'worker', 'attempt', 'max_attempts', 'cancelling', 'sequence')
+  local task = read(id, 'worker', 'attempt', 'max_attempts', 'cancelling', 'owner')
   let_go(id, task[1])
   if task[4] then
     finish(id, 'cancelled', '{"state":"cancelled","error":"The task was cancelled."}')
   elseif tonumber(task[2]) < tonumber(task[3]) then
-    redis.call('HSET', key('task', id), 'state', 'queued')
+    enter(id, 'queued')
     redis.call('HDEL', key('task', id), 'worker', 'started')
-    enqueue(id, task[5])
+    enqueue(id)
+    admit(task[5])
+    mend_tokens()
   else
     local error = 'The worker was lost while the script ran (attempt ' .. task[2] .. ' of ' .. task[3] .. ').'
     finish(id, 'lost', cjson.encode({state = 'lost', error = error}))
   end
+end
+
+local function expire(id)
+  local error = 'The task waited longer than it was allowed to, and was not run.'
+  dequeue(id)
+  finish(id, 'timed_out', cjson.encode({state = 'timed_out', error = error}))
+end
+
+-- What the clock brings: tasks whose time has come wait in the queue, those that waited too long are final.
+local function tick()
+  local now = milliseconds()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('expiring'), '-inf', text(now), 'LIMIT', 0, MOST_AT_ONCE)) do
+    if not is_newer(id) then
+      expire(id)
+    end
+  end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('scheduled'), '-inf', text(now), 'LIMIT', 0, MOST_AT_ONCE)) do
+    redis.call('ZREM', key('scheduled'), id)
+    enqueue(id)
+  end
+end
+
+-- How many runs there may be at once: what the workers have room for, at most what the limit says.
+local function capacity()
+  local slots = 0
+  for _, count in ipairs(redis.call('HVALS', key('slots'))) do
+    slots = slots + tonumber(count)
+  end
+  local most = tonumber(redis.call('HGET', key('limits'), 'running') or '')
+  return most and math.min(most, slots) or slots
+end
+
+-- The milliseconds until so many that wait could have started; -1 when nobody knows.
+local function expected_wait(position)
+  local slots = capacity()
+  local behind = position - (slots - redis.call('ZCARD', key('running')))
+  local pace = tonumber(redis.call('GET', key('pace')) or '')
+  if slots == 0 or (behind > 0 and not pace) then
+    return -1
+  end
+  return behind > 0 and math.ceil(behind * pace / slots) or 0
+end
+
+-- A task as it is told: its record, its position among those that wait (0 = none), and its expected wait.
+local function told(id)
+  local record = redis.call('HGETALL', key('task', id))
+  local task = read(id, 'state', 'owner', 'sequence')
+  if task[1] ~= 'queued' then
+    return {record, 0, -1}
+  end
+  local waiting = member(id, task[3])
+  local before = redis.call('ZRANK', key('queue'), waiting)
+  if not before then
+    before = redis.call('ZRANK', key('backlog', task[2]), waiting)
+    before = before and before + redis.call('ZCARD', key('queue'))
+  end
+  if not before then
+    return {record, 0, -1}
+  end
+  return {record, before + 1, expected_wait(before + 1)}
 end

@@ -1,4 +1,5 @@
--- Settle what workers without a valid lease held. Returns the ids.
+-- Settle what workers without a valid lease held, and what the clock brings.
+-- Returns the ids it settled, then those that it left to a newer version.
 -- After a time in which nobody looked (the server was away, or its clock jumped) it waits one lease,
 -- so that living workers can renew first.
 
@@ -19,15 +20,38 @@ if now < looked or now - looked > math.max(lease / 2, 500) then
   redis.call('HSET', key('reaper'), 'quiet_until', text(quiet_until))
 end
 
-local settled = {}
+local function settle(worker, settled, newer)
+  local count = #newer
+  for _, id in ipairs(redis.call('SMEMBERS', key('held', worker))) do
+    if is_newer(id) then
+      table.insert(newer, id)
+    else
+      give_up(id)
+      table.insert(settled, id)
+    end
+  end
+  if #newer == count then
+    redis.call('DEL', key('held', worker), key('worker', worker), key('stop', worker))
+    redis.call('ZREM', key('workers'), worker)
+  end
+  redis.call('HDEL', key('slots'), worker)
+  redis.call('SREM', key('unheard'), worker)
+end
+
+local settled, newer = {}, {}
 -- a worker that left by itself (0) need not be waited for
 local dead_by = (now < quiet_until and quiet_until <= now + lease) and '0' or text(now)
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('workers'), '-inf', dead_by)) do
-  for _, id in ipairs(redis.call('SMEMBERS', key('held', worker))) do
-    give_up(id)
-    table.insert(settled, id)
-  end
-  redis.call('DEL', key('held', worker), key('worker', worker), key('stop', worker))
-  redis.call('ZREM', key('workers'), worker)
+  settle(worker, settled, newer)
 end
-return settled
+tick()
+for _, owner in ipairs(redis.call('SRANDMEMBER', key('backlogs'), 20)) do
+  admit(owner)
+end
+if redis.call('EXISTS', key('queue'), key('backlogs')) == 0 then
+  for priority = -9, 9 do -- nobody waits for a turn: no owner need be remembered
+    redis.call('DEL', key('turns', text(priority)))
+  end
+end
+mend_tokens()
+return {settled, newer}

@@ -1,9 +1,9 @@
--- Give a held task back. ARGV: id, worker, attempt, whether the attempt counts (1 or 0).
+-- Give a held task back. ARGV: id, worker, run, whether the attempt counts (1 or 0).
 -- Returns 1 when it was held.
 
-local id, worker, attempt, counted = unpack(ARGV)
+local id, worker, run, counted = unpack(ARGV)
 
-if not is_held(id, worker, attempt) then
+if not is_held(id, worker, run) then
   return 0
 end
 if counted == '0' then

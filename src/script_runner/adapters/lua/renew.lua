@@ -1,7 +1,8 @@
--- Hold a worker's lease from now. ARGV: worker, milliseconds.
+-- Hold a worker's lease from now. ARGV: worker, milliseconds, how many it runs at once.
 -- Returns 1 when it was there already, whether or not its time had passed.
 
-local worker, lease = ARGV[1], tonumber(ARGV[2])
+local worker, lease, slots = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local added = redis.call('ZADD', key('workers'), text(milliseconds() + lease), worker)
 redis.call('HSET', key('reaper'), 'lease', text(lease))
+redis.call('HSET', key('slots'), worker, slots)
 return 1 - added

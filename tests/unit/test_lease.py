@@ -1,0 +1,288 @@
+"""The worker's side of the lease, with a ledger that loses answers, takes tasks away and forgets."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.servers import until
+
+from script_runner.adapters.memory import MemoryLease, MemoryLogs, MemoryTasks
+from script_runner.adapters.process import PR_SET_CHILD_SUBREAPER, LocalExecutor
+from script_runner.adapters.store import FileArtifacts
+from script_runner.ports import Word
+from script_runner.run import Workshop
+from script_runner.spec import Spec
+from script_runner.task import Outcome, State, Task
+from script_runner.worker import Terms, Worker
+
+ALONE = 'exec 9> "$LOCK"; flock -n 9 || { echo twice >> "$LEDGER"; exit 9; }; echo once >> "$LEDGER"'
+"""A run that says so in the ledger when another one is beside it."""
+
+FIRST_STAYS = ALONE + '; [ "$(wc -l < "$LEDGER")" = 2 ] || sleep 600'
+
+
+@pytest.fixture(autouse=True)
+def no_orphans_of_other_tests() -> Iterator[None]:
+    yield
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+class Ledger(MemoryTasks):
+    """The in-memory ledger with the faults of a network and of a failover."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports = asyncio.Event()
+        self.reports.set()
+        self.finishes_to_forget = 0
+        self.claims_to_lose = 0
+        self.unanswered: Sequence[Task] = ()
+        self.held_up = asyncio.Event()
+        self.claims_to_hang = 0
+        self.releases = asyncio.Event()
+        self.releases.set()
+        self.hears = 0
+
+    async def hear(self, worker: str, running: Sequence[Task]) -> Word:
+        self.hears += 1
+        return await super().hear(worker, running)
+
+    async def release(self, task: Task, *, counted: bool) -> bool:
+        if not counted:
+            await self.releases.wait()
+        return await super().release(task, counted=counted)
+
+    async def finish(self, task: Task, outcome: Outcome) -> bool:
+        if self.finishes_to_forget:
+            self.finishes_to_forget -= 1
+            return True
+        self.held_up.set()
+        await self.reports.wait()
+        return await super().finish(task, outcome)
+
+    async def claim(self, worker: str, *, limit: int, wait_seconds: float) -> Sequence[Task]:
+        claimed = await super().claim(worker, limit=limit, wait_seconds=wait_seconds)
+        if claimed and self.claims_to_hang:
+            self.claims_to_hang -= 1
+            self.unanswered = claimed
+            self.held_up.set()
+            await asyncio.Event().wait()
+        if not claimed and not wait_seconds:
+            return self.unanswered
+        if claimed and self.claims_to_lose:
+            self.claims_to_lose -= 1
+            return []
+        return claimed
+
+    async def take_away(self, task_id: str) -> None:
+        """As a reaper does that believes the worker dead."""
+        task = await self.get(task_id)
+        assert task
+        assert await self.release(task, counted=True)
+
+    async def state(self, task_id: str) -> State | None:
+        task = await self.get(task_id)
+        return task.state if task else None
+
+
+class Bench:
+    """A worker with real processes over such a ledger."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ledger = Ledger()
+
+    @property
+    def stamps(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / "ledger").read_text().split()
+        return []
+
+    @contextlib.asynccontextmanager
+    async def working(
+        self, script: str, *, lease_seconds: float = 60.0, drained: asyncio.Event | None = None
+    ) -> AsyncIterator[None]:
+        """While a worker runs, two at once; it drains at the end, or when it is told to."""
+        spec = Spec.model_validate(
+            {
+                "command": ["/bin/sh", "-c", script.replace("$", "$$")],
+                "command_rundir": str(self.folder),
+                "environment": {"set": {"LOCK": str(self.folder / "lock"), "LEDGER": str(self.folder / "ledger")}},
+            }
+        )
+        executor = LocalExecutor()
+        store = FileArtifacts((self.folder / "store").as_uri())
+        inherited = {"PATH": os.environ["PATH"]}
+        workshop = Workshop(spec, inherited, executor, store, MemoryLogs(self.ledger))
+        terms = Terms("w1", concurrency=2, lease_seconds=lease_seconds, drain_seconds=0.0)
+        worker = Worker(terms, tasks=self.ledger, lease=MemoryLease(self.ledger), workshop=workshop)
+        drain, hurry = drained or asyncio.Event(), asyncio.Event()
+        work = asyncio.create_task(worker.work(drain, hurry=hurry))
+        try:
+            yield
+        finally:
+            self.ledger.reports.set()
+            drain.set()
+            await work
+            await executor.close()
+
+    async def submit(self) -> None:
+        await self.ledger.add(Task(id="a", owner="ada", arguments={}, max_attempts=3))
+
+    async def until_state(self, state: State) -> Task:
+        async def is_there() -> bool:
+            return await self.ledger.state("a") is state
+
+        await until(is_there)
+        task = await self.ledger.get("a")
+        assert task
+        return task
+
+    async def until_stamps(self, count: int) -> None:
+        async def are_there() -> bool:
+            return len(self.stamps) >= count
+
+        await until(are_there)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    (tmp_path / "store").mkdir()
+    return Bench(tmp_path)
+
+
+def test_a_task_that_comes_back_while_its_end_is_being_reported_is_run_again(bench: Bench) -> None:
+    """A task taken from a worker and claimed by it anew is another run, also while the first still reports."""
+
+    async def scenario() -> Task:
+        bench.ledger.reports.clear()
+        async with bench.working(ALONE):
+            await bench.submit()
+            await bench.ledger.held_up.wait()
+            await bench.ledger.take_away("a")
+            await bench.until_stamps(2)
+            bench.ledger.reports.set()
+            return await bench.until_state(State.SUCCEEDED)
+
+    task = asyncio.run(scenario())
+
+    assert (task.attempt, task.run) == (2, 2)
+    assert bench.stamps == ["once", "once"]
+
+
+def test_what_was_taken_away_is_killed_before_it_runs_again(bench: Bench) -> None:
+    """A worker that hears that a task is no longer its own kills the script; here it gets the task once more."""
+
+    async def scenario() -> Task:
+        async with bench.working(FIRST_STAYS):
+            await bench.submit()
+            await bench.until_stamps(1)
+            await bench.ledger.take_away("a")
+            return await bench.until_state(State.SUCCEEDED)
+
+    task = asyncio.run(scenario())
+
+    assert task.run == 2
+    assert bench.stamps == ["once", "once"]
+    assert list(bench.folder.glob("results-*")) == []
+
+
+def test_an_end_that_the_ledger_has_forgotten_is_told_again(bench: Bench) -> None:
+    """After a failover without the last write the worker tells it once more; the script does not run again."""
+
+    async def scenario() -> Task:
+        bench.ledger.finishes_to_forget = 1
+        async with bench.working(ALONE):
+            await bench.submit()
+            return await bench.until_state(State.SUCCEEDED)
+
+    task = asyncio.run(scenario())
+
+    assert (task.attempt, task.run) == (1, 1)
+    assert bench.stamps == ["once"]
+
+
+def test_a_task_that_never_reached_its_worker_is_given_back(bench: Bench) -> None:
+    """A claim whose answer is lost for good leaves a task that nobody runs: the worker hears of it and lets go."""
+
+    async def scenario() -> Task:
+        bench.ledger.claims_to_lose = 1
+        async with bench.working(ALONE):
+            await bench.submit()
+            return await bench.until_state(State.SUCCEEDED)
+
+    task = asyncio.run(scenario())
+
+    assert (task.attempt, task.run) == (2, 2)
+    assert bench.stamps == ["once"]
+
+
+def test_a_claim_cut_off_by_a_drain_is_given_back_once(bench: Bench) -> None:
+    """What the last claim brought is returned uncounted, also when the worker compares itself meanwhile."""
+
+    async def scenario() -> None:
+        drain = asyncio.Event()
+        bench.ledger.claims_to_hang = 1
+        bench.ledger.releases.clear()
+        async with bench.working(ALONE, lease_seconds=2.0, drained=drain):
+            await bench.ledger.add(Task(id="a", owner="ada", arguments={}))
+            await bench.ledger.held_up.wait()
+            drain.set()
+            before = bench.ledger.hears
+
+            async def has_compared() -> bool:
+                return bench.ledger.hears >= before + 3
+
+            await until(has_compared)
+            bench.ledger.releases.set()
+
+    asyncio.run(scenario())
+    task = asyncio.run(bench.ledger.get("a"))
+
+    assert task
+    assert (task.state, task.attempt) == (State.QUEUED, 0)
+    assert bench.stamps == []
+
+
+def test_a_lease_is_for_as_many_as_the_worker_runs(bench: Bench) -> None:
+    """The ledger knows the slots of its workers: when they are full, nobody knows how long the next one waits."""
+
+    async def scenario() -> list[float | None]:
+        async with bench.working("sleep 600"):
+            for name in "abcd":
+                await bench.ledger.add(Task(id=name, owner="ada", arguments={}))
+
+            async def two_run() -> bool:
+                states = [await bench.ledger.state(name) for name in "abcd"]
+                return states.count(State.RUNNING) == 2
+
+            await until(two_run)
+            waiting = [await bench.ledger.get(name) for name in "cd"]
+            return [task.place.expected_wait for task in waiting if task and task.place]
+
+    assert asyncio.run(scenario()) == [None, None]
+
+
+def test_a_task_drained_under_fail_ends_with_a_sentence_of_its_own(bench: Bench) -> None:
+    """A stop of the worker is not told as its death."""
+
+    async def scenario() -> None:
+        async with bench.working(ALONE + "; sleep 600"):
+            await bench.ledger.add(replace(Task(id="a", owner="ada", arguments={}), created_at=time.time()))
+            await bench.until_stamps(1)
+
+    asyncio.run(scenario())
+    task = asyncio.run(bench.ledger.get("a"))
+
+    assert task
+    assert task.outcome
+    assert (task.state, task.outcome.error) == (
+        State.LOST,
+        "The worker was stopped while the script ran; on_worker_lost lets it not run again.",
+    )
