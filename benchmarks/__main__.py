@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-from benchmarks import system
+from benchmarks import ledger, system
 from benchmarks.cases import MEASURES, QUICK, Bench, Sizes, Start
 from benchmarks.figures import Figure, document, table
 from benchmarks.material import prepare
@@ -35,6 +35,19 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="up with the embedded Valkey, serve and worker with redis-server, or both",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every round to this file")
+    cases = parser.add_subparsers(dest="case", title="a case of its own")
+    filled = cases.add_parser(
+        "ledger",
+        help="whether finished tasks slow anything",
+        description="Fills a ledger with finished tasks and measures whether they slow anything; takes minutes.",
+    )
+    filled.add_argument(
+        "--tasks", type=_positive, default=ledger.TASKS, metavar="N", help="how many finished tasks"
+    )
+    filled.add_argument(
+        "--rounds", type=_positive, default=ledger.ROUNDS, metavar="N", help="rounds of each measure"
+    )
+    filled.add_argument("--json", metavar="FILE", type=Path, help="write every round to this file")
     found = parser.parse_args(arguments)
     found.sizes = QUICK if found.quick else Sizes()
     if found.rounds:
@@ -73,6 +86,11 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 
 def _measured(asked: argparse.Namespace) -> Iterator[Figure]:
+    if asked.case == "ledger":
+        if not system.redis_server():
+            raise SystemExit("ledger needs a redis-server on PATH")
+        yield from ledger.figures(tasks=asked.tasks, rounds=asked.rounds, say=_say)
+        return
     with TemporaryDirectory(prefix="script-runner-material-") as folder:
         _say("preparing the table, the file and the script")
         sizes: Sizes = asked.sizes

@@ -1,12 +1,22 @@
 """The benchmarks' words and table; what they measure is measured by running them."""
 
+import asyncio
 import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from benchmarks.__main__ import options
 from benchmarks.cases import MEASURES, QUICK, Bench, Sizes
 from benchmarks.figures import Aim, Figure, document, table
+from benchmarks.ledger import PAGE, RARE_OF_FEW, Pipelined, fill, plans
 from benchmarks.wire import is_http_answer
+from tests.servers import RedisServer
+
+from script_runner.adapters.redis import RedisLease, RedisTasks
+from script_runner.ports import ANONYMOUS
+from script_runner.task import State, Task
 
 OURS = (400.0, 100.0, 500.0)
 FLOOR = (1000.0, 200.0, 2000.0)
@@ -29,6 +39,13 @@ def test_quick_takes_the_small_sizes():
     assert options(["--quick"]).sizes == QUICK
 
 
+def test_the_ledger_is_measured_only_by_its_own_word():
+    """Without the word nothing is filled; with it, a million tasks or as many as are asked for."""
+    assert options([]).case is None
+    assert (options(["ledger"]).case, options(["ledger"]).tasks) == ("ledger", 1_000_000)
+    assert options(["ledger", "--tasks", "20000"]).tasks == 20_000
+
+
 def test_rounds_count_for_all_measures():
     """--rounds sets the rounds of small and large measures."""
     sizes = options(["--quick", "--rounds", "7"]).sizes
@@ -37,7 +54,17 @@ def test_rounds_count_for_all_measures():
 
 
 @pytest.mark.parametrize(
-    "words", [["--rounds", "0"], ["--rounds", "x"], ["--only", "speed"], ["--system", "celery"], ["--fast"]]
+    "words",
+    [
+        ["--rounds", "0"],
+        ["--rounds", "x"],
+        ["--only", "speed"],
+        ["--only", "ledger"],
+        ["--system", "celery"],
+        ["--fast"],
+        ["ledger", "--tasks", "0"],
+        ["ledger", "--system", "up"],
+    ],
 )
 def test_unknown_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]):
     """A word that is not known ends the command with its usage and code 2."""
@@ -119,3 +146,61 @@ def test_the_document_keeps_every_round():
 def test_the_load_knows_when_an_answer_is_whole(data: bytes, *, is_whole: bool):
     """An HTTP answer is whole when as many bytes are there as it announced."""
     assert is_http_answer(data) is is_whole
+
+
+def test_few_tasks_fill_a_page_of_those_that_failed():
+    """Both ledgers answer the same page, so that their times can be compared."""
+    ends = Counter(
+        task.arguments["ENDS"] for task in plans(1_000, rare=RARE_OF_FEW) if task.owner == ANONYMOUS.owner
+    )
+
+    assert ends["failed"] >= PAGE
+
+
+def test_the_ledger_is_filled_with_what_the_adapter_writes(redis_server: RedisServer, namespace: str):
+    """Calls that travel together leave the same keys and fields as those that the adapter makes one by one."""
+    new = list(plans(20, rare=2))
+    one_by_one, together = f"{namespace}-1", f"{namespace}-2"
+    asyncio.run(filled(RedisTasks(redis_server.url, one_by_one), redis_server.url, one_by_one, new))
+    asyncio.run(filled(Pipelined(redis_server.url, together), redis_server.url, together, new))
+
+    kept = kept_in(redis_server, together)
+    assert kept == kept_in(redis_server, one_by_one)
+    assert Counter(record["state"] for record in kept.values() if isinstance(record, dict)) == {
+        "succeeded": 10,
+        "failed": 4,
+        "timed_out": 2,
+        "cancelled": 2,
+        "lost": 2,
+    }
+
+
+async def filled(tasks: RedisTasks, url: str, namespace: str, new: list[Task]) -> None:
+    lease = RedisLease(url, namespace)
+    ids = await fill(tasks, lease, iter(new), say=lambda _: None)
+    await tasks.close()
+    lease.close()
+    assert set(ids) == {task.id for task in new if ends_well(task) and task.owner == ANONYMOUS.owner}
+
+
+def ends_well(task: Task) -> bool:
+    return task.arguments["ENDS"] == State.SUCCEEDED
+
+
+def kept_in(server: RedisServer, namespace: str) -> dict[str, Any]:
+    """What is kept of the tasks, without what differs from one run to the next: times, turns, files."""
+    client = server.client()
+    kept = dict(_kept(client, f"{{{namespace}}}:1:"))
+    client.close()
+    return kept
+
+
+def _kept(client: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    differing = {"created", "started", "finished", "outcome", "rank", "sequence"}
+    for key in client.scan_iter(f"{prefix}*"):
+        kind = key.removeprefix(prefix)
+        if kind.startswith("task:"):
+            record = client.hgetall(key)
+            yield kind, {name: None if name in differing else value for name, value in record.items()}
+        elif client.type(key) == "zset" and not kind.startswith(("workers", "turns")):
+            yield kind, set(client.zrange(key, 0, -1))
