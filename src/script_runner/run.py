@@ -232,7 +232,7 @@ async def _until_end(process: Process, task: Task, workshop: Workshop, stop: "as
                 patience = min(patience, max(0.0, timeout_at - clock()))
             await asyncio.wait((exited, stop), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             output_bytes = max(_size(process.stdout), _size(process.stderr))
-            if exited.done() and not stop.done():
+            if exited.done() and not (stop.done() and stop.result() is Stop.LAPSED):
                 return End.FLOODED if output_bytes > spec.max_output_bytes else End.EXITED
             end = _limit_reached(stop, timeout_at, clock(), output_bytes, spec)
             if end in (Stop.LAPSED, End.FLOODED):  # no grace: another may get the task, or the disk fills up

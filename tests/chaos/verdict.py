@@ -225,10 +225,7 @@ class _TaskJudge:
         self._order = order
 
     def judge(self, *, max_attempts: int, is_cancelled: bool, has_full_disks: bool) -> None:
-        ended = {stamp.run for stamp in self._ends}
-        counted = [
-            stamp for stamp in self._starts if stamp.run in ended or not self._journal.was_drained(stamp.life)
-        ]
+        counted = [stamp for stamp in self._starts if not self._journal.was_drained(stamp.life)]
         if len(counted) > self._document["attempt"] or self._document["attempt"] > max_attempts:
             self._wrong("doubled", f"ran {len(counted)} times that count, at most {max_attempts} are allowed")
         runs = Counter(stamp.run for stamp in self._starts)
