@@ -78,6 +78,7 @@ class Worker:
         self._lease = lease
         self._workshop = workshop
         self._heart: _Heart
+        self._trouble = ""
         self._running: dict[_Run, _Running] = {}
         self._reported: dict[_Run, Outcome] = {}
         self._carriers: set[asyncio.Task[None]] = set()
@@ -122,9 +123,12 @@ class Worker:
         try:
             claimed = await self._tasks.claim(self._terms.name, limit=free, wait_seconds=WAIT_SECONDS)
         except Error as error:
-            _log.warning("cannot claim: %s", error.message)
+            if error.message != self._trouble:
+                _log.warning("cannot claim: %s", error.message)
+            self._trouble = error.message
             await asyncio.sleep(RETRY_SECONDS)
             return
+        self._trouble = ""
         for task in claimed:
             self._begin(task)
 
@@ -319,18 +323,20 @@ class _Heart(threading.Thread):
     def _beat(self) -> None:
         beat_at = boot_time()
         if self._held_until and self.is_overdue:
+            self._held_until = 0.0
             self._lapse()
         terms = self._terms
         was_there = self._lease.renew(terms.name, seconds=terms.lease_seconds, slots=terms.concurrency)
-        if self._held_until and not was_there:
+        held_before, held_until = self._held_until, beat_at + terms.lease_seconds * HELD_PART
+        self._on_hold(held_until)
+        # the answer may have come when the guardian had already killed what runs
+        if held_before and (not was_there or boot_time() > held_before):
             self._lapse()
-        self._held_until = beat_at + terms.lease_seconds * HELD_PART
-        self._on_hold(self._held_until)
+        self._held_until = held_until
         self._on_registered()
 
     def _lapse(self) -> None:
         self.lapses += 1
-        self._held_until = 0.0
         self._on_lapse()
 
     def stop(self) -> None:

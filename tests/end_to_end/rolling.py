@@ -120,8 +120,12 @@ class Deployment:
             self._replace_worker(number)
 
     def cut_a_server_off(self) -> None:
-        """End a server as a crash would, which a rolling restart must never look like."""
-        self._servers[0].kill()
+        """End a server as a crash would, which a rolling restart must never look like, and start it anew."""
+        old = self._servers[0]
+        old.kill()
+        self._balancer.remove(old.url)
+        old.close()
+        self._servers[0] = self._new_server()
 
     def _replace_server(self, number: int) -> None:
         old = self._servers[number]

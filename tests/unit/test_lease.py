@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.servers import until
 from script_runner.adapters.memory import MemoryLease, MemoryLogs, MemoryTasks
 from script_runner.adapters.process import PR_SET_CHILD_SUBREAPER, LocalExecutor
 from script_runner.adapters.store import FileArtifacts
-from script_runner.ports import Word
+from script_runner.ports import Artifacts, Lease, Saved, Word
 from script_runner.run import Workshop
 from script_runner.spec import Spec
 from script_runner.task import Outcome, State, Task
@@ -91,12 +92,52 @@ class Ledger(MemoryTasks):
         return task.state if task else None
 
 
+class LateLease(MemoryLease):
+    """A lease whose second renewal is answered when it is told to."""
+
+    def __init__(self, tasks: MemoryTasks) -> None:
+        super().__init__(tasks)
+        self.renewals = 0
+        self.answers = threading.Event()
+
+    def renew(self, worker: str, *, seconds: float, slots: int = 1) -> bool:
+        self.renewals += 1
+        if self.renewals == 2:
+            assert self.answers.wait(60)
+        return super().renew(worker, seconds=seconds, slots=slots)
+
+
+class CountingExecutor(LocalExecutor):
+    """An executor that knows how often it was told of a new deadline."""
+
+    holds = 0
+
+    def hold_until(self, deadline: float) -> None:
+        super().hold_until(deadline)
+        self.holds += 1
+
+
+class LateStore(FileArtifacts):
+    """A store that keeps nothing before it is told to."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.is_asked = asyncio.Event()
+        self.keeps = asyncio.Event()
+
+    async def save(self, key: str, chunks: Iterable[bytes]) -> Saved:
+        self.is_asked.set()
+        await self.keeps.wait()
+        return await super().save(key, chunks)
+
+
 class Bench:
     """A worker with real processes over such a ledger."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ledger = Ledger()
+        self.executor: CountingExecutor
 
     @property
     def stamps(self) -> list[str]:
@@ -106,7 +147,13 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def working(
-        self, script: str, *, lease_seconds: float = 60.0, drained: asyncio.Event | None = None
+        self,
+        script: str,
+        *,
+        lease_seconds: float = 60.0,
+        drained: asyncio.Event | None = None,
+        lease: Lease | None = None,
+        store: Artifacts | None = None,
     ) -> AsyncIterator[None]:
         """While a worker runs, two at once; it drains at the end, or when it is told to."""
         spec = Spec.model_validate(
@@ -116,12 +163,12 @@ class Bench:
                 "environment": {"set": {"LOCK": str(self.folder / "lock"), "LEDGER": str(self.folder / "ledger")}},
             }
         )
-        executor = LocalExecutor()
-        store = FileArtifacts((self.folder / "store").as_uri())
+        executor = self.executor = CountingExecutor()
+        store = store or FileArtifacts((self.folder / "store").as_uri())
         inherited = {"PATH": os.environ["PATH"]}
         workshop = Workshop(spec, inherited, executor, store, MemoryLogs(self.ledger))
         terms = Terms("w1", concurrency=2, lease_seconds=lease_seconds, drain_seconds=0.0)
-        worker = Worker(terms, tasks=self.ledger, lease=MemoryLease(self.ledger), workshop=workshop)
+        worker = Worker(terms, tasks=self.ledger, lease=lease or MemoryLease(self.ledger), workshop=workshop)
         drain, hurry = drained or asyncio.Event(), asyncio.Event()
         work = asyncio.create_task(worker.work(drain, hurry=hurry))
         try:
@@ -248,6 +295,29 @@ def test_a_claim_cut_off_by_a_drain_is_given_back_once(bench: Bench) -> None:
     assert task
     assert (task.state, task.attempt) == (State.QUEUED, 0)
     assert bench.stamps == []
+
+
+def test_what_the_guardian_killed_has_not_failed(bench: Bench) -> None:
+    """A renewal that is answered when the script is dead does not let that pass for the script's own end."""
+
+    async def scenario() -> Task:
+        lease, store = LateLease(bench.ledger), LateStore((bench.folder / "store").as_uri())
+        async with bench.working("echo said; " + FIRST_STAYS, lease_seconds=2.0, lease=lease, store=store):
+            await bench.submit()
+            await store.is_asked.wait()  # for the log of the first run, whose script was killed
+            lease.answers.set()
+
+            async def is_renewed() -> bool:
+                return bench.executor.holds == 2
+
+            await until(is_renewed)
+            store.keeps.set()
+            return await bench.until_state(State.SUCCEEDED)
+
+    task = asyncio.run(scenario())
+
+    assert (task.attempt, task.run) == (2, 2)
+    assert bench.stamps == ["once", "once"]
 
 
 def test_a_lease_is_for_as_many_as_the_worker_runs(bench: Bench) -> None:
