@@ -1,11 +1,11 @@
 """A failover to a replica: what was answered is there, what runs is not started again, what is missing is said."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
-from tests.servers import RedisServer, until
+from tests.servers import HOST, Proxy, RedisServer, until
 
 from script_runner.adapters.redis import RedisLease, RedisTasks
 from script_runner.errors import Code, Error
@@ -48,10 +48,13 @@ class Pair:
 @pytest.fixture(params=["redis", "valkey"])
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     binary: str = request.getfixturevalue(f"{request.param}_server").binary
-    with RedisServer(binary) as master:
-        following = {"replicaof": f"127.0.0.1 {master.port}", "repl-diskless-sync-delay": "0"}
-        with RedisServer(binary, settings=following) as replica:
-            yield Pair(master, replica)
+    with RedisServer(binary) as master, RedisServer(binary, settings=following(master)) as replica:
+        yield Pair(master, replica)
+
+
+def following(server: RedisServer) -> Mapping[str, str]:
+    """The settings of a replica."""
+    return {"replicaof": f"{HOST} {server.port}", "repl-diskless-sync-delay": "0"}
 
 
 def renew(server: RedisServer, worker: str = "w1", seconds: float = LONG) -> None:
@@ -105,6 +108,50 @@ async def test_nothing_is_acknowledged_alone(pair: Pair) -> None:
 
     await until(is_acknowledged)
     await tasks.close()
+
+
+@pytest.mark.parametrize("is_followed", [True, False], ids=["followed", "alone"])
+async def test_failover_between_writing_and_waiting(pair: Pair, is_followed: bool) -> None:  # noqa: FBT001 - of the test
+    """What was written on the old server is not acknowledged by replicas of the new one unless it is there too."""
+    await until(pair.has_synced)
+    with Proxy(pair.master.port) as proxy, contextlib.ExitStack() as servers:
+        tasks = RedisTasks(proxy.url, "test", replicas=1)
+        await tasks.workers()  # the connection to the old server, which the next call uses
+        pair.promote()
+        if is_followed:
+            servers.enter_context(RedisServer(pair.master.binary, settings=following(pair.replica)))
+        await until(lambda: takes_a_task(pair.replica, replicas=int(is_followed)))
+        proxy._target = (HOST, pair.replica.port)
+        proxy.lose_answers(b"WAIT", 1)
+        answer = await id_or_code(tasks.add(a_task("a")))
+        await tasks.close()
+
+        assert proxy.losses_left == 0
+        assert await knows(pair.master, "a")
+        assert answer is Code.UNAVAILABLE or (is_followed and await knows(pair.replica, "a"))
+
+
+async def id_or_code(adding: Awaitable[Task]) -> str:
+    """The id of the task that was acknowledged, or why none was."""
+    try:
+        return (await adding).id
+    except Error as error:
+        return error.code
+
+
+async def takes_a_task(server: RedisServer, *, replicas: int) -> bool:
+    """Whether a task is acknowledged here; from then on the server has the script of it."""
+    tasks = RedisTasks(server.url, "test", replicas=replicas)
+    answer = await id_or_code(tasks.add(a_task("another")))
+    await tasks.close()
+    return answer == "another"
+
+
+async def knows(server: RedisServer, task_id: str) -> bool:
+    tasks = RedisTasks(server.url, "test")
+    task = await tasks.get(task_id)
+    await tasks.close()
+    return task is not None
 
 
 async def test_missing_claim_is_heard_before_anything_starts(pair: Pair) -> None:

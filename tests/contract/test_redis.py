@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -579,10 +580,12 @@ async def test_dangers(redis_binary_path: str) -> None:
 
 WORKERS = st.sampled_from(["w1", "w2"])
 OWNERS = st.sampled_from(["ada", "bob"])
+MORE = 4
+"""More tasks of one owner than any limit here lets start."""
 
 
 class Twins(RuleBasedStateMachine):
-    """Whatever is asked of the store in memory and of Redis, both answer alike."""
+    """Whatever is asked of the store in memory and of Redis, both answer alike, and as must always hold."""
 
     known = Bundle("known")
     runs = Bundle("runs")
@@ -590,6 +593,7 @@ class Twins(RuleBasedStateMachine):
     def __init__(self, server: RedisServer, limits: Limits) -> None:
         super().__init__()
         self.server = server
+        self.limits = limits
         self.runner = asyncio.Runner()
         self.memory = MemoryTasks(limits=limits)
         with contextlib.closing(server.client()) as outside:
@@ -597,20 +601,55 @@ class Twins(RuleBasedStateMachine):
         self.redis = RedisTasks(server.url, "twins", limits)
         self.lease = RedisLease(server.url, "twins")
         self.added: list[str] = []
+        self.claimed: set[tuple[str, int]] = set()
+        self.ends: Sequence[dict[str, Task | None]] = ({}, {})
 
     def teardown(self) -> None:
         """However it went: when all has ended and was removed, nothing is left, and no slot is taken."""
-        with self.runner:
-            for worker in ("w1", "w2"):
-                self.leave(worker)
-            self.reap()
-            for task_id in self.added:
-                self.cancel(task_id)
-                self.remove(task_id)
-            self.reap()
-            assert what_is_left(self.server, "twins") == set()
-            self.lease.close()
-            self.runner.run(self.redis.close())
+        with self.runner, contextlib.closing(self.lease):
+            try:
+                self.end_all()
+                for owners in (["ada"], ["bob"], ["ada", "bob"]):
+                    self.slots_are_free(owners)
+                self.end_all()
+                assert what_is_left(self.server, "twins") == set()
+            finally:
+                self.runner.run(self.redis.close())
+
+    def end_all(self) -> None:
+        """The workers leave; every task ends and is removed."""
+        for worker in ("w1", "w2"):
+            self.leave(worker)
+        self.reap()
+        for task_id in self.added:
+            self.cancel(task_id)
+            self.remove(task_id)
+        self.reap()
+
+    def slots_are_free(self, owners: Sequence[str]) -> None:
+        """Of more tasks than may wait or start, exactly as many wait and start as may."""
+        limits = self.limits
+        name = "-and-".join(owners)
+        tasks = [a_task(f"{owner}-{number}-of-{name}", owner=owner) for number in range(MORE) for owner in owners]
+        waiting = [task for task in tasks if isinstance(self.put(task), Task)]
+        assert len(waiting) == _least(limits.max_queued, len(owners) * _least(limits.max_queued_per_caller, MORE))
+        self.workers_come()
+        started = [
+            task for worker, limit in (("w1", 1), ("w2", 99), ("w1", 99)) for task in self.take(worker, limit)
+        ]
+        per_caller = _least(limits.max_running_per_caller, MORE)
+        assert len(started) == _least(limits.max_running, len(owners) * per_caller)
+        for task in started:
+            assert self.succeed(task)
+        for task in waiting:
+            self.cancel(task.id)
+            self.remove(task.id)
+
+    def put(self, task: Task) -> Any:
+        return self.both(lambda store: store.add(task))
+
+    def succeed(self, task: Task) -> Any:
+        return self.both(lambda store: store.finish(task, SUCCEEDED))
 
     @initialize()
     def workers_come(self) -> None:
@@ -642,7 +681,16 @@ class Twins(RuleBasedStateMachine):
 
     @rule(target=runs, worker=WORKERS, limit=st.integers(0, 3))
     def claim(self, worker: str, limit: int) -> Any:
-        return multiple(*self.both(lambda tasks: tasks.claim(worker, limit=limit, wait_seconds=0)))
+        return multiple(*self.take(worker, limit))
+
+    def take(self, worker: str, limit: int) -> Sequence[Task]:
+        """What the worker gets: no more than it asked for, and no run that was given out before."""
+        started: Sequence[Task] = self.both(lambda tasks: tasks.claim(worker, limit=limit, wait_seconds=0))
+        runs = {(task.id, task.run) for task in started}
+        assert len(runs) == len(started) <= limit
+        assert not runs & self.claimed
+        self.claimed |= runs
+        return started
 
     @rule(run=runs, state=st.sampled_from([State.SUCCEEDED, State.CANCELLED, State.LOST]))
     def finish(self, run: Task, state: State) -> None:
@@ -693,21 +741,58 @@ class Twins(RuleBasedStateMachine):
 
     @invariant()
     def records_are_alike(self) -> None:
-        async def records(tasks: Any) -> Sequence[Any]:
-            tasks_now = [await tasks.get(task_id) for task_id in self.added]
-            return [*tasks_now, await tasks.workers(), len(await tasks.expired(limit=100))]
+        async def counts(tasks: Any) -> Sequence[int]:
+            return [await tasks.workers(), len(await tasks.expired(limit=100))]
 
-        self.both(records)
+        async def records(tasks: Any) -> Sequence[Task | None]:
+            return [await tasks.get(task_id) for task_id in self.added]
+
+        async def held(tasks: Any) -> Sequence[Task]:
+            return [task for worker in ("w1", "w2") for task in (await tasks.hear(worker, [])).left]
+
+        self.both(counts)
+        in_memory, in_redis = found = self.ask(records)
+        assert _timeless(in_memory) == _timeless(in_redis)
+        for ends, tasks, taken in zip(self.ends, found, self.ask(held), strict=True):
+            self.ends_stand(ends, tasks)
+            self.limits_hold([task for task in tasks if task], taken)
+
+    def ends_stand(self, ends: dict[str, Task | None], tasks: Sequence[Task | None]) -> None:
+        """What is final keeps its first final record, times and all; what was removed does not come back."""
+        for task_id, task in zip(self.added, tasks, strict=True):
+            if task and not task.state.is_final:
+                assert task_id not in ends
+            else:
+                assert task is None or task == ends.get(task_id, task)
+                ends[task_id] = task
+
+    def limits_hold(self, tasks: Sequence[Task], held: Sequence[Task]) -> None:
+        """No more runs than may, of all and of each owner, no more often than it may, and by one holder each."""
+        running = [task for task in tasks if task.state is State.RUNNING]
+        owners = Counter(task.owner for task in running)
+        assert sorted(ids(held)) == sorted(ids(running))
+        assert len(running) <= _least(self.limits.max_running, len(running))
+        assert all(count <= _least(self.limits.max_running_per_caller, count) for count in owners.values())
+        assert all(task.attempt <= task.max_attempts for task in tasks)
 
     def both(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
         """Ask both, and return what both answered, times aside."""
-
-        async def answers() -> Sequence[Any]:
-            return [_timeless(await _or_code(ask(tasks))) for tasks in (self.memory, self.redis)]
-
-        in_memory, in_redis = self.runner.run(answers())
+        in_memory, in_redis = (_timeless(answer) for answer in self.ask(ask))
         assert in_memory == in_redis
         return in_memory
+
+    def ask(self, ask: Callable[[Any], Awaitable[Any]]) -> Sequence[Any]:
+        """What each of the two answers."""
+
+        async def answers() -> Sequence[Any]:
+            return [await _or_code(ask(tasks)) for tasks in (self.memory, self.redis)]
+
+        return self.runner.run(answers())
+
+
+def _least(limit: int | None, number: int) -> int:
+    """The number, as far as the limit lets it."""
+    return number if limit is None else min(limit, number)
 
 
 async def _or_code(asked: Awaitable[Any]) -> Any:

@@ -764,6 +764,7 @@ async def test_expired(store: Store) -> None:
 # The whole life, against a model of what must always hold
 
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
+OWNERS = st.sampled_from(["ada", "bob", "eve"])
 FINAL = st.sampled_from([state for state in State if state.is_final])
 
 
@@ -795,11 +796,11 @@ class LifeOfTasks(RuleBasedStateMachine):
 
     @initialize(target=known)
     def first(self) -> Any:
-        return self.add(max_attempts=1)
+        return self.add(max_attempts=1, owner="ada")
 
-    @rule(target=known, max_attempts=st.integers(1, 3))
-    def add(self, max_attempts: int) -> str:
-        task = a_task(f"task-{len(self.added)}", max_attempts=max_attempts)
+    @rule(target=known, max_attempts=st.integers(1, 3), owner=OWNERS)
+    def add(self, max_attempts: int, owner: str) -> str:
+        task = a_task(f"task-{len(self.added)}", max_attempts=max_attempts, owner=owner)
         self.added[task.id] = self.runner.run(self.store.add(task))
         return task.id
 
@@ -818,12 +819,28 @@ class LifeOfTasks(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.clock.now += seconds
 
+    @rule(worker=WORKERS)
+    def die(self, worker: str) -> None:
+        """It renews no more, while the others do and somebody looks: it is given up in the end, they are not."""
+        living = [other for other, end in self.leases.items() if other != worker and end > self.clock.now]
+        kept = [task for task in self.holders.values() if task.worker in living]
+        for _ in range(60):  # more than its lease and the longest quiet
+            for other in living:
+                self.renew(other, seconds=10.0)
+            self.clock.now += 0.4
+            self.reap()
+        assert not self.is_known(worker)
+        assert list(self.holders.values()) == kept
+
     @rule(target=runs, worker=WORKERS, limit=st.integers(1, 3))
     def claim(self, worker: str, limit: int) -> Any:
-        queue = [task_id for task_id in self.added if task_id not in self.holders and task_id not in self.ends]
+        queue = [task for task in self.added.values() if task.id not in self.holders and task.id not in self.ends]
         claimed = self.runner.run(self.store.claim(worker, limit=limit, wait_seconds=0))
         may_claim = self.leases.get(worker, 0) > self.clock.now
-        assert ids(claimed) == (queue[:limit] if may_claim else [])
+        assert len(claimed) == (min(limit, len(queue)) if may_claim else 0)
+        for owner in {task.owner for task in claimed}:  # each owner's own first come first
+            theirs = ids([task for task in claimed if task.owner == owner])
+            assert theirs == ids([task for task in queue if task.owner == owner])[: len(theirs)]
         self.holders |= {task.id: task for task in claimed}
         return multiple(*claimed)
 
@@ -845,8 +862,30 @@ class LifeOfTasks(RuleBasedStateMachine):
         is_held = self.is_held(run)
         assert self.runner.run(self.store.release(run, counted=counted)) == is_held
         if is_held:
-            self.give_up(run.id)
-            assert self.get(run.id).attempt == run.attempt - (not counted)
+            self.give_up(run.id, counted=counted)
+
+    @rule(worker=WORKERS, running=st.lists(runs, max_size=4))
+    def hear(self, worker: str, running: Sequence[Task]) -> None:
+        """It is told what it is to cancel, what it holds no more, and what it holds and does not run."""
+        held = {task_id for task_id, task in self.holders.items() if task.worker == worker}
+        ours = {run.id for run in running if run.worker == worker and self.is_held(run)}
+        others = {run.id for run in running if run.worker != worker or not self.is_held(run)}
+        word = self.runner.run(self.store.hear(worker, running))
+        assert set(word.cancelled) == ours & self.was_cancelled
+        assert set(word.taken) == others
+        assert set(ids(word.left)) == held - ours - others
+        assert all(self.is_held(task) for task in word.left)
+
+    @rule(worker=WORKERS)
+    def drain(self, worker: str) -> None:
+        """It gives back all that it runs as if it had not been claimed, and leaves with nothing."""
+        running = [task for task in self.holders.values() if task.worker == worker]
+        self.hear(worker, running)
+        for run in running:
+            self.release(run, counted=False)
+        self.hear(worker, running)
+        self.leave(worker)
+        assert not self.runner.run(self.store.hear(worker, [])).left
 
     @rule(task_id=known)
     def cancel(self, task_id: str) -> None:
@@ -865,7 +904,7 @@ class LifeOfTasks(RuleBasedStateMachine):
         changed = self.runner.run(self.store.reap())
         for task in changed:
             assert self.leases[self.holders[task.id].worker or ""] <= self.clock.now
-            self.give_up(task.id)
+            self.give_up(task.id, counted=True)
         dead = [worker for worker in self.leases if not self.is_known(worker)]
         for worker in dead:
             assert self.leases.pop(worker) <= self.clock.now
@@ -902,14 +941,15 @@ class LifeOfTasks(RuleBasedStateMachine):
     def is_known(self, worker: str) -> bool:
         return worker in self.store._deadlines
 
-    def give_up(self, task_id: str) -> None:
+    def give_up(self, task_id: str, *, counted: bool) -> None:
         """The run is over without an outcome of its own."""
-        del self.holders[task_id]
+        attempt = self.holders.pop(task_id).attempt - (not counted)
         task = self.get(task_id)
+        assert task.attempt == attempt
         if task_id in self.was_cancelled:
             assert task.state is State.CANCELLED
         else:
-            assert task.state in (State.QUEUED, State.LOST)
+            assert task.state is (State.QUEUED if attempt < task.max_attempts else State.LOST)
         if task.state.is_final:
             self.ends[task_id] = task
 
