@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
@@ -34,6 +35,8 @@ class Settings(BaseModel):
     redis_url: str | None = Field(
         None, validation_alias=AliasChoices("SCRIPT_RUNNER_REDIS_URL", "REDIS_URL", "CELERY_BROKER_URL")
     )
+    redis_username: str | None = Field(None, validation_alias="SCRIPT_RUNNER_REDIS_USERNAME")
+    redis_password: str | None = Field(None, validation_alias="SCRIPT_RUNNER_REDIS_PASSWORD", repr=False)
     store_url: str | None = Field(None, validation_alias="SCRIPT_RUNNER_STORE")
     namespace: str = Field(
         "script-runner", validation_alias="SCRIPT_RUNNER_NAMESPACE", pattern="^[A-Za-z0-9_.-]{1,64}$"
@@ -56,6 +59,17 @@ class Settings(BaseModel):
         "info", validation_alias="SCRIPT_RUNNER_LOG_LEVEL", pattern="^(debug|info|warning|error)$"
     )
     server_version: str | None = Field(None, validation_alias="SERVER_VERSION")
+
+    @property
+    def redis_address(self) -> str | None:
+        """The Redis URL, with the name and password that are set apart from it, if it has none of its own."""
+        url, mark, rest = (self.redis_url or "").partition("://")
+        if not mark or not self.redis_password or "@" in rest.partition("/")[0] or "password=" in rest:
+            return self.redis_url
+        name, password = (quote(text, safe="") for text in (self.redis_username or "", self.redis_password))
+        if url == "unix":
+            return f"{self.redis_url}{'&' if '?' in rest else '?'}username={name}&password={password}"
+        return f"{url}://{name}:{password}@{rest}"
 
     def with_options(self, **options: Any) -> "Settings":
         """These settings with the command line's options on top; None means not given."""

@@ -132,15 +132,16 @@ async def _parts(settings: Settings, spec: Spec) -> AsyncIterator[Parts]:
 
 def required_redis_url(settings: Settings) -> str:
     """The Redis URL, or Error(INVALID_CONFIG) that says what to do."""
-    if settings.redis_url is None:
+    url = settings.redis_address
+    if url is None:
         raise Error(
             Code.INVALID_CONFIG,
             "No Redis is configured: give --redis redis://host:6379/0 or set SCRIPT_RUNNER_REDIS_URL; "
             "for all in one on this machine use: script-runner up.",
             (Problem("environment", "SCRIPT_RUNNER_REDIS_URL", "not set"),),
         )
-    check_url(settings.redis_url)
-    return settings.redis_url
+    check_url(url)
+    return url
 
 
 def require_stores(settings: Settings) -> None:
@@ -403,11 +404,11 @@ def _cores() -> int:
 def prepare_data(settings: Settings, data: str | None) -> tuple[Settings, EmbeddedServer | None]:
     """Settings for one machine: the data folder for what is not configured, and the server in it, not started."""
     folder = Path(data).absolute() if data else default_data_folder(Path(settings.config), os.environ)
-    server = None if settings.redis_url else EmbeddedServer(folder)
-    return settings.with_options(
-        redis_url=settings.redis_url or (server.url if server else None),
-        store_url=settings.store_url or (folder / "artifacts").as_uri(),
-    ), server
+    settings = settings.with_options(store_url=settings.store_url or (folder / "artifacts").as_uri())
+    if settings.redis_url:
+        return settings, None
+    server = EmbeddedServer(folder)
+    return settings.with_options(redis_url=server.url, redis_username="", redis_password=""), server
 
 
 async def keep_embedded(server: EmbeddedServer, *, stop: asyncio.Event) -> None:
@@ -442,6 +443,7 @@ async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
     own = {
         "SCRIPT_RUNNER_CONFIG": settings.config,
         "SCRIPT_RUNNER_REDIS_URL": settings.redis_url or "",
+        "SCRIPT_RUNNER_REDIS_PASSWORD": settings.redis_password or "",
         "SCRIPT_RUNNER_STORE": settings.store_url or "",
         "SCRIPT_RUNNER_CONCURRENCY": str(settings.concurrency or ""),
         "SCRIPT_RUNNER_LEASE_SECONDS": str(settings.lease_seconds),

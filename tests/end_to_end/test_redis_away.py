@@ -192,6 +192,23 @@ def test_a_wrong_password_is_said_by_server_and_worker(redis_binary_path: str, t
             assert "wrong" not in program.output
 
 
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_password_may_stand_apart_from_the_url(redis_binary_path: str, tmp_path: Path, kind: str) -> None:
+    """Server and worker take the password from its own variable, and the script is not given it."""
+    password = "p@ss:w/rd"
+    with RedisServer(redis_binary_path, password=password) as redis:
+        urls = {"tcp": f"redis://127.0.0.1:{redis.port}", "unix": f"unix://{redis.folder}/socket"}
+        settings = {"SCRIPT_RUNNER_REDIS_URL": urls[kind], "SCRIPT_RUNNER_REDIS_PASSWORD": password}
+        with Site(tmp_path, shell_config(), **settings) as site:
+            server = site.serve()
+            site.worker()
+            server.wait_until_ready()
+
+            document = server.run("env | cut -d= -f1 | grep -c ^SCRIPT_RUNNER || true")
+
+            assert server.log(document["id"]) == "0\n"
+
+
 def test_a_redis_without_a_file_is_warned_of(redis_binary_path: str, tmp_path: Path) -> None:
     """A Redis that keeps no append-only file, or may evict, is named as a danger in the log."""
     settings = {"appendonly": "no", "maxmemory-policy": "allkeys-lru"}

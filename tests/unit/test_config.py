@@ -602,6 +602,35 @@ def test_fallback_names(names, field) -> None:
         del environment[name]
 
 
+@pytest.mark.parametrize(
+    ("url", "name", "address"),
+    [
+        ("redis://r:6379/0", "", "redis://:p%40%2F%3A@r:6379/0"),
+        ("rediss://r:6379/0?ssl_ca_certs=/ca", "ada", "rediss://ada:p%40%2F%3A@r:6379/0?ssl_ca_certs=/ca"),
+        ("redis+sentinel://a:1,b:2/main", "", "redis+sentinel://:p%40%2F%3A@a:1,b:2/main"),
+        ("unix:///run/r.sock", "", "unix:///run/r.sock?username=&password=p%40%2F%3A"),
+        ("unix:///run/r.sock?db=1", "ada", "unix:///run/r.sock?db=1&username=ada&password=p%40%2F%3A"),
+        ("redis://:own@r:6379", "ada", "redis://:own@r:6379"),
+        ("unix:///run/r.sock?password=own", "ada", "unix:///run/r.sock?password=own"),
+        ("nonsense", "ada", "nonsense"),
+    ],
+)
+def test_password_apart_from_the_url(url, name, address) -> None:
+    """A password of its own, whatever is in it, goes to a server whose URL holds none."""
+    variables = {
+        "SCRIPT_RUNNER_REDIS_URL": url,
+        "SCRIPT_RUNNER_REDIS_USERNAME": name,
+        "SCRIPT_RUNNER_REDIS_PASSWORD": "p@/:",
+    }
+
+    assert config.read_settings(variables).redis_address == address
+
+
+def test_password_is_not_shown() -> None:
+    """A password does not get into a log with the settings."""
+    assert "secret" not in repr(config.read_settings({"SCRIPT_RUNNER_REDIS_PASSWORD": "secret"}))
+
+
 def test_variable_that_is_no_setting() -> None:
     """A variable that only happens to be called like a field, such as host, is no setting."""
     assert config.read_settings({"host": "0.0.0.0", "port": "x"}).host == "127.0.0.1"  # noqa: S104 - it is not used
