@@ -23,6 +23,11 @@ def render(command: Sequence[Part], values: Values) -> tuple[str, ...]:
     )
 
 
+def unknown(command: Sequence[Part], values: Values) -> list[str]:
+    """The names that the command cannot do without and that have no value, sorted."""
+    return sorted(names([part for part in command if not part.is_group]) - values.keys())
+
+
 def values(spec: Spec, arguments: Values, *, run_folder: str, task_id: str) -> Values:
     """All that ``$NAME`` may mean in a run of this task."""
     return {**spec.environment.set, **arguments, "RUNDIR": run_folder, "TASK_ID": task_id}

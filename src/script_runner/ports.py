@@ -143,8 +143,8 @@ class Tasks(Protocol):
         """
         ...
 
-    async def workers(self) -> int:
-        """How many workers hold a valid lease."""
+    async def workers(self) -> Mapping[str, int]:
+        """How many workers hold a valid lease, by the configuration that they have loaded."""
         ...
 
     async def leave(self, worker: str) -> None:
@@ -161,10 +161,10 @@ class Tasks(Protocol):
 class Lease(Protocol):
     """The worker's right to hold tasks. Blocking, for a thread of its own."""
 
-    def renew(self, worker: str, *, seconds: float, slots: int = 1) -> bool:
+    def renew(self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "") -> bool:
         """Hold the lease for ``seconds`` from now; False when it had been taken away in between.
 
-        ``slots`` says how many tasks the worker runs at once.
+        ``slots`` says how many tasks the worker runs at once, ``configuration`` what it has loaded.
         """
         ...
 

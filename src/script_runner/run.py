@@ -114,6 +114,12 @@ async def _run_in(folder: Path, task: Task, workshop: Workshop, stop: "asyncio.F
 def _command(folder: Path, task: Task, workshop: Workshop) -> Command:
     spec = workshop.spec
     values = command.values(spec, task.arguments, run_folder=str(folder), task_id=task.id)
+    if unknown := command.unknown(spec.command, values):
+        names = ", ".join(f"${name}" for name in unknown)
+        message = (
+            f"The task was accepted under another configuration, without a value for {names}. Submit it again."
+        )
+        raise Error(Code.BAD_OUTPUT, message)
     return Command(
         argv=command.render(spec.command, values),
         environment=command.environment(workshop.inherited, values),

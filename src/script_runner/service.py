@@ -59,6 +59,7 @@ class Service:
             id=str(uuid.uuid4()),
             owner=identity.owner,
             arguments=inputs.bind(self.spec, request),
+            configuration=self.spec.fingerprint,
             max_attempts=self.spec.attempts,
             retention_seconds=self.spec.retention_seconds,
             retention=self.spec.kept_seconds,
@@ -130,8 +131,8 @@ class Service:
         """The bytes of a kept file."""
         return self.artifacts.read(artifact.key, start=start, stop=stop)
 
-    async def readiness(self) -> int:
-        """How many workers are alive; Error(UNAVAILABLE) with what is missing."""
+    async def readiness(self) -> Mapping[str, int]:
+        """How many workers are alive, by their configuration; Error(UNAVAILABLE) with what is missing."""
         workers = await self.tasks.workers()
         await self.artifacts.check()
         return workers

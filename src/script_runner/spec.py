@@ -1,6 +1,8 @@
 """The shape of the configuration file: frozen models that parse every pattern once and refuse unknown keys."""
 
 import fnmatch
+import functools
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -410,6 +412,12 @@ class Spec(_Model):
     expires_in_seconds: Seconds | None = None
     max_output_bytes: Annotated[int, Field(ge=1)] = 1 << 30
     environment: EnvironmentSpec = EnvironmentSpec()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What tells this configuration from another one: 12 hex digits of a SHA-256; defaults do not count."""
+        told = self.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def attempts(self) -> int:

@@ -75,14 +75,15 @@ class Place:
 class Task:
     """One request to run the script. Times are seconds since the epoch, by the store's clock.
 
-    ``retention`` overrules ``retention_seconds`` for some final states. ``idempotency_key`` and ``fingerprint``
-    tell a repeated request from another. ``attempt`` counts the starts that count, ``run`` every one: worker and
-    run name the holder.
+    ``configuration`` is the fingerprint of the one it was accepted under. ``retention`` overrules
+    ``retention_seconds`` for some final states. ``idempotency_key`` and ``fingerprint`` tell a repeated request
+    from another. ``attempt`` counts the starts that count, ``run`` every one: worker and run name the holder.
     """
 
     id: str
     owner: str
     arguments: Mapping[str, str | tuple[str, ...]]
+    configuration: str = ""
     max_attempts: int = 1
     retention_seconds: float = 86_400
     retention: Mapping[State, float] = field(default_factory=dict)

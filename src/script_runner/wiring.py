@@ -366,6 +366,7 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
         terms = Terms(
             name=f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}",
             concurrency=_affordable(settings.concurrency or _cores()),
+            configuration=spec.fingerprint,
             lease_seconds=settings.lease_seconds,
             drain_seconds=settings.drain_timeout,
         )

@@ -45,6 +45,7 @@ class Terms:
 
     name: str
     concurrency: int
+    configuration: str = ""
     lease_seconds: float = 10.0
     drain_seconds: float = 30.0
 
@@ -79,6 +80,7 @@ class Worker:
         self._workshop = workshop
         self._heart: _Heart
         self._trouble = ""
+        self._configurations = {terms.configuration}
         self._running: dict[_Run, _Running] = {}
         self._reported: dict[_Run, Outcome] = {}
         self._carriers: set[asyncio.Task[None]] = set()
@@ -151,6 +153,13 @@ class Worker:
     def _begin(self, task: Task) -> None:
         if _run_of(task) in self._running:  # an answer that came twice
             return
+        if task.configuration not in self._configurations:
+            self._configurations.add(task.configuration)
+            _log.warning(
+                "tasks come that were accepted under configuration %s; they run under ours, %s",
+                task.configuration or "(none)",
+                self._terms.configuration,
+            )
         running = self._running[_run_of(task)] = _new_running(task)
         carrier = asyncio.create_task(self._carry(running))
         self._carriers.add(carrier)
@@ -326,7 +335,12 @@ class _Heart(threading.Thread):
             self._held_until = 0.0
             self._lapse()
         terms = self._terms
-        was_there = self._lease.renew(terms.name, seconds=terms.lease_seconds, slots=terms.concurrency)
+        was_there = self._lease.renew(
+            terms.name,
+            seconds=terms.lease_seconds,
+            slots=terms.concurrency,
+            configuration=terms.configuration,
+        )
         held_before, held_until = self._held_until, beat_at + terms.lease_seconds * HELD_PART
         self._on_hold(held_until)
         # the answer may have come when the guardian had already killed what runs

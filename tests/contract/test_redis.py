@@ -310,7 +310,7 @@ async def test_nothing_is_lost_by_a_kill(request: pytest.FixtureRequest, kind: s
 
             await until(is_back)
             assert await it.tasks.list("ada", states=(), cursor=None, limit=50) == before
-            assert await it.tasks.workers() == 1
+            assert await it.tasks.workers() == {"": 1}
             await it.tasks.hear("w1", [running])
             assert await it.tasks.finish(running, SUCCEEDED)
             queued = await it.tasks.claim("w1", limit=50, wait_seconds=0)

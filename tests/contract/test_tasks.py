@@ -87,9 +87,10 @@ def ids(tasks: Sequence[Task]) -> Sequence[str]:
 
 async def test_added_task_is_queued(store: Store) -> None:
     """A task that was added is there as it was given, queued, with the time it was created."""
-    added = await store.tasks.add(a_task(max_attempts=3, retention_seconds=12.5))
+    added = await store.tasks.add(a_task(configuration="one", max_attempts=3, retention_seconds=12.5))
 
-    assert added == a_task(max_attempts=3, retention_seconds=12.5, created_at=added.created_at)
+    wanted = a_task(configuration="one", max_attempts=3, retention_seconds=12.5, created_at=added.created_at)
+    assert added == wanted
     assert added.created_at > 0
     assert await store.tasks.get("a") == added
 
@@ -496,15 +497,24 @@ async def test_first_renewal_is_new(store: Store) -> None:
 
 async def test_workers(store: Store) -> None:
     """Workers count from their first renewal until they leave or their lease ends."""
-    assert await store.tasks.workers() == 0
+    assert await store.tasks.workers() == {}
     for worker in ("w1", "w2", "w3"):
-        store.lease.renew(worker, seconds=LONG)
-    assert await store.tasks.workers() == 3
+        store.lease.renew(worker, seconds=LONG, configuration="one")
+    assert await store.tasks.workers() == {"one": 3}
     await store.tasks.leave("w1")
-    assert await store.tasks.workers() == 2
+    assert await store.tasks.workers() == {"one": 2}
     store.lease.renew("w2", seconds=0.01)
     await store.let_pass(0.02)
-    assert await store.tasks.workers() == 1
+    assert await store.tasks.workers() == {"one": 1}
+
+
+async def test_workers_by_configuration(store: Store) -> None:
+    """Each living worker counts for the configuration that it had loaded at its last renewal."""
+    store.lease.renew("w1", seconds=LONG, configuration="old")
+    store.lease.renew("w2", seconds=LONG, configuration="old")
+    store.lease.renew("w2", seconds=LONG, configuration="new")
+
+    assert await store.tasks.workers() == {"old": 1, "new": 1}
 
 
 async def test_dead_worker_is_noticed_and_the_living_left_alone(store: Store) -> None:
@@ -569,7 +579,7 @@ async def test_reaper_waits_when_nobody_looked(store: Store) -> None:
     die(store, "w1")
     await store.let_pass(0.6)
 
-    assert await store.tasks.workers() == 0
+    assert await store.tasks.workers() == {}
     assert await store.tasks.reap() == []
     assert store.lease.renew("w1", seconds=LONG)
     assert await store.tasks.finish(running, SUCCEEDED)
@@ -602,7 +612,7 @@ async def test_leaving_unknown(store: Store) -> None:
     """A worker that never came can leave, and does not count."""
     await store.tasks.leave("never")
 
-    assert await store.tasks.workers() == 0
+    assert await store.tasks.workers() == {}
     assert not store.lease.renew("never", seconds=LONG)
 
 

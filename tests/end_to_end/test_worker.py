@@ -1,5 +1,6 @@
 """The worker under a hard life: limits, kills, pauses and stops, with real scripts and a real Redis."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -271,6 +272,33 @@ def test_a_stopped_worker_is_no_longer_counted(bench: Bench) -> None:
     worker.wait()
 
     assert bench.server.http.get("/ready").json()["workers"] == 0
+
+
+def test_workers_with_another_configuration_are_said(bench: Bench) -> None:
+    """/ready tells which configurations there are, a task its own; the worker says when another comes to it."""
+    other = bench.folder / "other.json"
+    other.write_text(json.dumps(shell_config(timeout_seconds=60)))
+    worker = bench.site.worker("--config", str(other))
+    bench.server.wait_until_ready()
+    ready = bench.server.http.get("/ready").json()
+    (theirs,) = ready["configurations"]
+
+    assert theirs != ready["configuration"]
+    assert ready["warnings"] == ["1 of the workers have loaded another configuration than this server."]
+    assert bench.server.run("true")["configuration"] == ready["configuration"]
+    worker.wait_for_output(f"configuration {ready['configuration']}; they run under ours, {theirs}")
+
+
+def test_workers_with_the_same_configuration_are_no_matter(bench: Bench) -> None:
+    """A file that only looks different is the same configuration."""
+    same = bench.folder / "same.json"
+    same.write_text(json.dumps({**shell_config(), "timeout_seconds": None}, indent=4))
+    bench.site.worker("--config", str(same))
+    bench.server.wait_until_ready()
+    ready = bench.server.http.get("/ready").json()
+
+    assert ready["configurations"] == {ready["configuration"]: 1}
+    assert ready["warnings"] == []
 
 
 def test_a_second_term_stops_scripts_and_says_so_honestly(bench: Bench) -> None:

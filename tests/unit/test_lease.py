@@ -100,11 +100,11 @@ class LateLease(MemoryLease):
         self.renewals = 0
         self.answers = threading.Event()
 
-    def renew(self, worker: str, *, seconds: float, slots: int = 1) -> bool:
+    def renew(self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "") -> bool:
         self.renewals += 1
         if self.renewals == 2:
             assert self.answers.wait(60)
-        return super().renew(worker, seconds=seconds, slots=slots)
+        return super().renew(worker, seconds=seconds, slots=slots, configuration=configuration)
 
 
 class CountingExecutor(LocalExecutor):

@@ -181,6 +181,18 @@ def test_script_finds_its_values(bench: Bench) -> None:
     assert Path(folder).parent == bench.runs
 
 
+def test_task_of_another_configuration(bench: Bench) -> None:
+    """A task that was accepted before the command asked for a value fails and says which; nothing is run."""
+    spec = Spec.model_validate(
+        {"command": ["/bin/echo", "$CITY", ["--to", "$END"]], "command_rundir": str(bench.runs)}
+    )
+
+    outcome = bench.run_spec(spec, arguments={"TOWN": "Rome"})
+
+    assert outcome is not None
+    assert_failed(bench, outcome, "another configuration, without a value for [$]CITY")
+
+
 def test_run_folder(bench: Bench) -> None:
     """The run folder is absolute, a child of command_rundir, for its owner alone, and holds an empty out."""
     outcome = bench.run('stat -c "%a %n" "$RUNDIR"; ls -A "$RUNDIR"; ls -A "$RUNDIR/out"')

@@ -1,5 +1,6 @@
 """The shapes of the configuration file: templates, parts, patterns, and what each input is by default."""
 
+import re
 from typing import Any
 
 import pytest
@@ -329,3 +330,15 @@ def test_patterns_are_written_as_they_came() -> None:
     body = BodyInput.model_validate({"env_var_name": "A", "body_jsonpath": "$.a"})
 
     assert body.model_dump(mode="json")["body_jsonpath"] == "$.a"
+
+
+def test_fingerprint() -> None:
+    """Two configurations have one fingerprint if and only if they mean the same, however they are written."""
+    same = Spec.model_validate({"debug": None, "command": ["true"], "grace_seconds": 10.0})
+    other = Spec.model_validate({"command": ["true", "x"]})
+    group = Spec.model_validate({"command": ["true", ["x"]]})
+    fingerprints = [spec.fingerprint for spec in (Spec.model_validate({"command": ["true"]}), same, other, group)]
+
+    assert re.fullmatch("[0-9a-f]{12}", fingerprints[0])
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints)) == 3

@@ -31,6 +31,7 @@ class MemoryTasks:
         self._turn_of_owner: dict[tuple[int, str], int] = {}
         self._pace: float | None = None
         self._slots: dict[str, int] = {}
+        self._loaded: dict[str, str] = {}
         self._deadlines: dict[str, float] = {}
         self._quiet_until: float | None = None
         self._looked = 0.0
@@ -151,7 +152,7 @@ class MemoryTasks:
         for task in held:
             self._give_up(task, counted=True)
         for worker in dead:
-            del self._deadlines[worker]
+            del self._deadlines[worker], self._loaded[worker]
             self._told_to_stop.discard(worker)
             self._slots.pop(worker, None)
         self._tick()
@@ -170,18 +171,19 @@ class MemoryTasks:
             ids += [task.id for task in oldest[: max(0, len(oldest) - count)][:limit]]
         return ids
 
-    async def workers(self) -> int:
-        return sum(end > self._clock() for end in self._deadlines.values())
+    async def workers(self) -> Mapping[str, int]:
+        return Counter(self._loaded[worker] for worker, end in self._deadlines.items() if end > self._clock())
 
     async def leave(self, worker: str) -> None:
         if worker in self._deadlines:
             self._deadlines[worker] = 0.0
             self._slots.pop(worker, None)
 
-    def renew(self, worker: str, *, seconds: float, slots: int = 1) -> bool:
+    def renew(self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "") -> bool:
         """As Lease.renew."""
         known = worker in self._deadlines
         self._slots[worker] = slots
+        self._loaded[worker] = configuration
         self._lease_seconds = seconds
         self._deadlines[worker] = self._clock() + seconds
         return known
@@ -297,8 +299,8 @@ class MemoryLease:
     def __init__(self, tasks: MemoryTasks) -> None:
         self._tasks = tasks
 
-    def renew(self, worker: str, *, seconds: float, slots: int = 1) -> bool:
-        return self._tasks.renew(worker, seconds=seconds, slots=slots)
+    def renew(self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "") -> bool:
+        return self._tasks.renew(worker, seconds=seconds, slots=slots, configuration=configuration)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -4,10 +4,10 @@ Every change of a task is one Lua script (``lua/``), so that it happens whole or
 ``{namespace}:1:`` (the braces keep them in one slot of a cluster, the 1 is the version of this layout; each record
 carries the version of its own form, ``format``)::
 
-    task:ID        hash    the record: format, id, owner, arguments, state, attempt, run, max_attempts, priority,
-                           rank, sequence, retention (also one for a state), not_before, expires, created, started,
-                           finished (ms), worker, cancelling, once, fingerprint, outcome (JSON), exit_code,
-                           followed
+    task:ID        hash    the record: format, id, owner, arguments, configuration, state, attempt, run,
+                           max_attempts, priority, rank, sequence, retention (also one for a state), not_before,
+                           expires, created, started, finished (ms), worker, cancelling, once, fingerprint,
+                           outcome (JSON), exit_code, followed
     owner:OWNER    zset    the owner's ids, by sequence
     STATE          zset    ids in a state -> when they came there (ms)
     STATE:OWNER    zset    the owner's ids in a state, by sequence
@@ -28,6 +28,7 @@ carries the version of its own form, ``format``)::
 
     workers        zset    worker -> end of its lease (ms)
     slots          hash    worker -> how many it runs at once
+    loaded         hash    worker -> the configuration it has loaded
     worker:NAME    hash    its last claim: number and ids, so that a lost answer can be asked for again
     held:NAME      set     ids that the worker runs
     stop:NAME      list    ids that the worker is to stop; a wake-up, the truth is ``cancelling``
@@ -44,6 +45,7 @@ import contextlib
 import hashlib
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -87,8 +89,8 @@ _Arguments = dict[str, str | tuple[str, ...]]
 _Argument = str | bytes | float
 
 _LISTED = (
-    "id", "owner", "format", "state", "attempt", "run", "max_attempts", "retention", "priority", "not_before",
-    "created", "started", "finished", "worker", "cancelling", "exit_code", "followed",
+    "id", "owner", "format", "configuration", "state", "attempt", "run", "max_attempts", "retention", "priority",
+    "not_before", "created", "started", "finished", "worker", "cancelling", "exit_code", "followed",
 )  # fmt: skip
 """What a listing reads of a record: nothing that can be large."""
 
@@ -201,8 +203,8 @@ class RedisTasks:
         most = (part for state, count in (counts or {}).items() for part in (state.value, count))
         return [task_id.decode() for task_id in await self._run("expired", limit, *most)]
 
-    async def workers(self) -> int:
-        return int(await self._run("alive"))
+    async def workers(self) -> Mapping[str, int]:
+        return Counter(loaded.decode() for loaded in await self._run("alive"))
 
     async def leave(self, worker: str) -> None:
         await self._run("leave", worker)
@@ -292,6 +294,7 @@ class RedisTasks:
         fields: dict[str, _Argument] = {
             "format": self._format,
             "arguments": msgspec.json.encode(task.arguments),
+            "configuration": task.configuration,
             "max_attempts": task.max_attempts,
             "priority": task.priority,
             "fingerprint": task.fingerprint,
@@ -364,9 +367,10 @@ class RedisLease:
         self._prefix = _prefix(namespace)
         self._renew = self._client.register_script(_source("renew"))
 
-    def renew(self, worker: str, *, seconds: float, slots: int = 1) -> bool:
+    def renew(self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "") -> bool:
+        arguments = [FORMAT, worker, _milliseconds(seconds), slots, configuration]
         with _explained():
-            return bool(self._renew(keys=[self._prefix], args=[FORMAT, worker, _milliseconds(seconds), slots]))
+            return bool(self._renew(keys=[self._prefix], args=arguments))
 
     def close(self) -> None:
         self._client.close()
@@ -539,6 +543,7 @@ def _task(record: Mapping[bytes, bytes]) -> Task | None:
         id=record[b"id"].decode(),
         owner=record[b"owner"].decode(),
         arguments=msgspec.json.decode(record.get(b"arguments", b"{}"), type=_Arguments),
+        configuration=record.get(b"configuration", b"").decode(),
         max_attempts=int(record[b"max_attempts"]),
         retention_seconds=_seconds(record[b"retention"]),
         priority=int(record.get(b"priority", 0)),

@@ -115,7 +115,7 @@ class _Api:
     async def ready(self, _request: HttpRequest, _identity: Identity) -> Response:
         if self._options.is_stopping():
             raise Error(Code.UNAVAILABLE, "The server is stopping.")
-        return _json({"ready": True, "workers": await self._service.readiness()})
+        return _json(documents.readiness(self._service.spec, await self._service.readiness()))
 
     async def openapi(self, _request: HttpRequest, _identity: Identity) -> Response:
         return Response(self._openapi, media_type="application/json")

@@ -5,7 +5,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from script_runner.service import Service
+from script_runner.spec import Spec
 from script_runner.task import Artifact, Results, State, Task
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -39,6 +40,20 @@ def summary(task: Task) -> dict[str, Any]:
         "finished_at": _time(task.finished_at),
         "exit_code": task.outcome.exit_code if task.outcome else None,
         "attempt": task.attempt,
+        "configuration": task.configuration or None,
+    }
+
+
+def readiness(spec: Spec, workers: Mapping[str, int]) -> dict[str, Any]:
+    """What a server that is ready says: how many ``workers`` there are, and whether they run what it describes."""
+    others = sum(count for configuration, count in workers.items() if configuration != spec.fingerprint)
+    warning = f"{others} of the workers have loaded another configuration than this server."
+    return {
+        "ready": True,
+        "workers": sum(workers.values()),
+        "configuration": spec.fingerprint,
+        "configurations": workers,
+        "warnings": [warning] if others else [],
     }
 
 

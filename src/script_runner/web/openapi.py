@@ -142,7 +142,7 @@ class _Writer:
         queued = {
             "description": "The task is queued, and will not be lost.",
             "headers": {"Location": _header("Where the task is.", f"/task/{_TASK_ID}")},
-            "content": _json(_reference("Task"), _summary_example(State.QUEUED) | _WAITING),
+            "content": _json(_reference("Task"), _summary_example(self.spec, State.QUEUED) | _WAITING),
             "links": {
                 "task": {"operationId": "getTask", "parameters": {self.id_name: "$response.body#/id"}},
                 "cancel": {"operationId": "cancelTask", "parameters": {"id": "$response.body#/id"}},
@@ -163,7 +163,7 @@ class _Writer:
     def list(self) -> JsonObject:
         states = {"type": "array", "items": {"type": "string", "enum": list(State)}}
         limit = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 50}
-        page = {"tasks": [_summary_example(State.SUCCEEDED)], "next": None}
+        page = {"tasks": [_summary_example(self.spec, State.SUCCEEDED)], "next": None}
         return self._operation(
             "listTasks",
             "tasks",
@@ -196,7 +196,7 @@ class _Writer:
         )
 
     def cancel(self) -> JsonObject:
-        content = _json(_reference("TaskSummary"), _summary_example(State.CANCELLED))
+        content = _json(_reference("TaskSummary"), _summary_example(self.spec, State.CANCELLED))
         told = _answer("The task is told to stop; one that is over stays as it is.", content)
         return self._operation(
             "cancelTask",
@@ -310,8 +310,23 @@ class _Writer:
         return operation | ({"security": []} if self.is_authenticated else {})
 
     def ready(self) -> JsonObject:
-        schema = _object({"ready": {"const": True}, "workers": {"type": "integer", "minimum": 0}})
-        is_ready = _answer("Tasks are taken. `workers` run them.", _json(schema, {"ready": True, "workers": 2}))
+        count: JsonObject = {"type": "integer", "minimum": 0}
+        schema = _object(
+            {
+                "ready": {"const": True},
+                "workers": count,
+                "configuration": {"type": "string", "description": "What this server has loaded."},
+                "configurations": {
+                    "type": "object",
+                    "additionalProperties": count,
+                    "description": "How many of the workers have loaded which configuration.",
+                },
+                "warnings": {"type": "array", "items": {"type": "string"}},
+            }
+        )
+        own = self.spec.fingerprint
+        example = documents.readiness(self.spec, {own: 2})
+        is_ready = _answer("Tasks are taken. `workers` run them.", _json(schema, example))
         return self._operation(
             "getReadiness", "server", "Whether tasks can be taken", {"200": is_ready}, refusals=[Code.UNAVAILABLE]
         )
@@ -374,7 +389,7 @@ class _Writer:
         }
 
     def task_example(self, state: State) -> JsonObject:
-        task = _summary_example(state)
+        task = _summary_example(self.spec, state)
         if not state.is_final:
             return task
         keeps_files = bool(self.spec.outputs.attachments)
@@ -566,6 +581,10 @@ def _schemas(spec: Spec) -> JsonObject:
             "description": "Of the script; minus the signal that ended it.",
         },
         "attempt": {"type": "integer", "minimum": 0, "description": "How often it was started."},
+        "configuration": {
+            "type": ["string", "null"],
+            "description": "The fingerprint of the configuration that the task was accepted under.",
+        },
     }
     outcome: JsonObject = {
         "position": {
@@ -636,7 +655,7 @@ def _results_schema(wanted: ResultsSpec | None) -> JsonObject:
 # Examples
 
 
-def _summary_example(state: State) -> JsonObject:
+def _summary_example(spec: Spec, state: State) -> JsonObject:
     has_run = state not in (State.QUEUED, State.CANCELLED)
     return {
         "id": _TASK_ID,
@@ -647,6 +666,7 @@ def _summary_example(state: State) -> JsonObject:
         "finished_at": _FINISHED if state.is_final else None,
         "exit_code": {State.SUCCEEDED: 0, State.FAILED: 1}.get(state),
         "attempt": int(has_run),
+        "configuration": spec.fingerprint,
     }
 
 

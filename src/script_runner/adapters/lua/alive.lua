@@ -1,3 +1,7 @@
--- How many workers hold a valid lease.
+-- The configurations that workers with a valid lease have loaded, one entry a worker.
 
-return redis.call('ZCOUNT', key('workers'), '(' .. text(milliseconds()), '+inf')
+local loaded = {}
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('workers'), '(' .. text(milliseconds()), '+inf')) do
+  table.insert(loaded, redis.call('HGET', key('loaded'), worker) or '')
+end
+return loaded

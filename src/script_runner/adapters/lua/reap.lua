@@ -35,6 +35,7 @@ local function settle(worker, settled, newer)
     redis.call('ZREM', key('workers'), worker)
   end
   redis.call('HDEL', key('slots'), worker)
+  redis.call('HDEL', key('loaded'), worker)
   redis.call('SREM', key('unheard'), worker)
 end
 
