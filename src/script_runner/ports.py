@@ -251,6 +251,10 @@ class Executor(Protocol):
         """Strike out a run folder that is gone; one whose script could not be ended stays noted."""
         ...
 
+    def discard(self, run_folder: Path) -> None:
+        """Remove a run folder in which nothing was left, in another thread, and then strike it out."""
+        ...
+
     async def start(self, command: Command) -> Process:
         """Start the command. Error(BAD_OUTPUT) says what is wrong with it, OSError that the machine cannot now."""
         ...

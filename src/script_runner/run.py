@@ -1,6 +1,7 @@
 """One run of a script: folder, argv, process, artifacts, results, outcome."""
 
 import asyncio
+import base64
 import errno
 import fcntl
 import logging
@@ -32,8 +33,6 @@ MAX_FILES: Final = 1_000
 
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): share the blocks of a file where the file system can."""
-
-_NAME_CHARACTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
 _media_types = mimetypes.MimeTypes()
 _log = logging.getLogger("script_runner.run")
@@ -142,17 +141,25 @@ async def _run_folder(spec: Spec, executor: Executor) -> AsyncIterator[Path]:
         (folder / "out").mkdir(exist_ok=True)
         yield folder
     finally:
-        if not spec.debug and not _is_removed_empty(folder):
-            await asyncio.to_thread(_remove_folder, folder)
-        executor.forget(folder)
+        if not spec.debug and _is_unused(folder):
+            executor.discard(folder)
+        else:
+            if not spec.debug:
+                await asyncio.to_thread(_remove_folder, folder)
+            executor.forget(folder)
 
 
 def _new_folder(spec: Spec) -> Path:
     """A name that is not taken; the folder itself is made once the executor knows of it."""
     parent = Path(spec.command_rundir or ".").absolute()
-    while (folder := parent / f"results-{''.join(secrets.choice(_NAME_CHARACTERS) for _ in range(8))}").exists():
+    while (folder := parent / f"results-{_new_name()}").exists():
         pass
     return folder
+
+
+def _new_name() -> str:
+    """Eight characters, as tempfile makes them."""
+    return base64.b32encode(secrets.token_bytes(5)).decode().lower()
 
 
 def _make_folder(folder: Path) -> None:
@@ -163,14 +170,12 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700)
 
 
-def _is_removed_empty(folder: Path) -> bool:
-    """Remove a folder in which a script has left nothing, without a thread; False if there is something."""
+def _is_unused(folder: Path) -> bool:
+    """Whether a script has left nothing in its folder."""
     try:
-        (folder / "out").rmdir()
-        folder.rmdir()
+        return os.listdir(folder) == ["out"] and not os.listdir(folder / "out")  # noqa: PTH208 - on every run's way
     except OSError:
         return False
-    return True
 
 
 def _copy_base(base: Path, folder: Path) -> None:

@@ -672,6 +672,21 @@ def test_a_folder_that_is_watched_goes_with_its_worker(bench: Bench) -> None:
     assert forgotten.exists()
 
 
+def test_discarded_folders_go(bench: Bench) -> None:
+    """Folders that are no longer needed are gone when the executor is closed, also more than it can note."""
+    folders = [bench.parent / f"results-{number}" for number in range(3_000)]
+
+    async def scenario(executor: Executor) -> None:
+        for folder in folders:
+            executor.watch(folder)
+            (folder / "out").mkdir(parents=True)
+            executor.discard(folder)
+
+    bench.use(scenario)
+
+    assert not [folder for folder in folders if folder.exists()]
+
+
 @pytest.mark.parametrize("step", ["posix_spawn", "pidfd_open"])
 def test_a_start_that_the_machine_refuses_leaves_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -32,7 +33,8 @@ MAX_RUNS: Final = 1_024
 
 STDERR: Final = 2
 
-_DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+MAX_DISCARDED: Final = 64
+"""How many folders may wait for their removal before it holds up the worker."""
 
 
 class LocalExecutor:
@@ -41,6 +43,9 @@ class LocalExecutor:
     def __init__(self, *, keep_folders: bool = False) -> None:
         self._guardian = _Guardian(keep_folders=keep_folders)
         self._running: dict[int, LocalProcess] = {}
+        self._signals = _ignored_signals()
+        self._sweeper = ThreadPoolExecutor(1, "sweeper")
+        self._discarded: set[Path] = set()
         _adopt_orphans()
         _keep_descriptors()
 
@@ -50,12 +55,28 @@ class LocalExecutor:
     def forget(self, run_folder: Path) -> None:
         self._guardian.forget(run_folder)
 
+    def discard(self, run_folder: Path) -> None:
+        self._discarded.add(run_folder)
+        if len(self._discarded) > MAX_DISCARDED:
+            self._discard(run_folder)
+        else:  # it takes most of a millisecond on a file system with a journal
+            self._sweeper.submit(self._discard, run_folder)
+
+    def _discard(self, run_folder: Path) -> None:
+        try:
+            os.rmdir(f"{run_folder}/out")  # noqa: PTH106 - on every run's way
+            os.rmdir(run_folder)  # noqa: PTH106 - as above
+        except OSError:
+            shutil.rmtree(run_folder, ignore_errors=True)
+        self._guardian.forget(run_folder)
+        self._discarded.remove(run_folder)
+
     async def start(self, command: Command) -> Process:
         folder = command.run_folder
         async with contextlib.AsyncExitStack() as undo:  # whatever fails on the way, nothing of the run stays
             stdout, stderr = (undo.enter_context(contextlib.closing(_Capture(folder.parent))) for _ in range(2))
             self._guardian.watch(folder)
-            pid = _spawn(command, stdout.writer, stderr.writer)
+            pid = _spawn(command, stdout.writer, stderr.writer, self._signals)
             undo.push_async_callback(_until_nothing_is_left, lambda: self._kill_unnoted(pid, folder))
             self._guardian.group(folder, pid)
             process = LocalProcess(self, pid, folder, stdout, stderr)
@@ -67,6 +88,7 @@ class LocalExecutor:
         self._guardian.lease(deadline)
 
     async def close(self) -> None:
+        await asyncio.to_thread(self._sweeper.shutdown)
         await asyncio.to_thread(self._guardian.close)
 
     def ended(self, process: "LocalProcess") -> None:
@@ -372,7 +394,12 @@ def _shared_memory(size: int) -> int:
     return descriptor
 
 
-def _spawn(command: Command, stdout: int, stderr: int) -> int:
+def _ignored_signals() -> frozenset[int]:
+    """The signals that this process ignores, and so would its scripts: Python ignores two, nohup(1) one more."""
+    return frozenset(number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN)
+
+
+def _spawn(command: Command, stdout: int, stderr: int, ignored: frozenset[int]) -> int:
     """Start the command and return its pid, which is also its session and process group."""
     try:
         return os.posix_spawn(
@@ -386,7 +413,7 @@ def _spawn(command: Command, stdout: int, stderr: int) -> int:
             ],
             setsid=True,
             setsigmask=[],
-            setsigdef=_DEFAULT_SIGNALS,
+            setsigdef=ignored,
         )
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.ENOMEM):
