@@ -27,6 +27,7 @@ QUEUED_KEYS = [
     "finished_at",
     "exit_code",
     "attempt",
+    "configuration",
 ]
 WAITING_KEYS = ["position", "estimated_start_at"]
 

@@ -62,6 +62,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from script_runner.adapters.redis.wire import Wire
 from script_runner.errors import Code, Error, Problem
 from script_runner.ports import BAD_CURSOR, Limits, LogChunk, Page, Word
 from script_runner.task import Outcome, Place, State, Task
@@ -114,6 +115,7 @@ class RedisTasks:
         self._prefix = _prefix(namespace)
         self._client = _connect(url, self._prefix, is_waiting=False)
         self._waiting = _connect(url, self._prefix, is_waiting=True)
+        self._wire = Wire(self._client.connection_pool, patience_seconds=ANSWER_SECONDS)
         self._scripts = _scripts(self._client)
         self._limits = limits or Limits()
         self._replicas = replicas
@@ -219,6 +221,7 @@ class RedisTasks:
                 raise Error(Code.INVALID_CONFIG, message) from error
 
     async def close(self) -> None:
+        await self._wire.close()
         await _close(self._client)
         await _close(self._waiting)
 
@@ -248,12 +251,16 @@ class RedisTasks:
 
     async def _run(self, script: str, *arguments: _Argument) -> Any:
         """What a script answers; when somebody is to act upon it, only once enough replicas know of it."""
+        known = self._scripts[script]
+        if not self._replicas:
+            with _explained():
+                return await self._wire.run(known, self._prefix, self._format, *arguments)
         call = {"keys": [self._prefix], "args": [self._format, *arguments]}
         async with _answering():
-            if not self._replicas or script not in _DURABLE:
-                return await self._scripts[script](**call)
+            if script not in _DURABLE:
+                return await known(**call)
             async with self._client.pipeline(transaction=False) as pipeline:
-                await self._scripts[script](**call, client=pipeline)
+                await known(**call, client=pipeline)
                 return (await self._followed_by_replicas(pipeline))[0]
 
     async def _require_followed(self, tasks: Sequence[Task]) -> None:
@@ -489,18 +496,17 @@ def _dangers(info: Mapping[str, Any]) -> list[str]:
 @contextlib.asynccontextmanager
 async def _answering(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
     """Raise Error(UNAVAILABLE) when the store does not answer in time."""
-    try:
-        with _explained():
-            async with asyncio.timeout(seconds):
-                yield
-    except TimeoutError:
-        raise _away() from None
+    with _explained():
+        async with asyncio.timeout(seconds):
+            yield
 
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
     try:
         yield
+    except TimeoutError:
+        raise _away() from None
     except (redis.exceptions.RedisError, OSError, RuntimeError) as error:  # uvloop's word for a closed connection
         raise _away() from error
 

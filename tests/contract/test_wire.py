@@ -1,0 +1,164 @@
+"""One connection for many callers: each gets its own answer, and what is lost is asked again or said in time."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import redis.asyncio
+import redis.exceptions
+from tests.servers import Proxy, RedisServer, until
+
+from script_runner.adapters.redis.wire import Wire
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_SECONDS = 1.0
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Workers run in asyncio, servers in uvloop."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
+@pytest.fixture
+def own_server(redis_binary_path: str) -> Iterator[RedisServer]:
+    with RedisServer(redis_binary_path) as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def wire_to(url: str) -> AsyncIterator[Wire]:
+    client = redis.asyncio.Redis.from_url(url, protocol=2)
+    wire = Wire(client.connection_pool, patience_seconds=PATIENCE_SECONDS)
+    try:
+        yield wire
+    finally:
+        await wire.close()
+        await client.aclose()
+
+
+async def connections(server: RedisServer) -> int:
+    with contextlib.closing(server.client()) as client:
+        return len(client.client_list()) - 1
+
+
+async def test_each_caller_gets_its_own_answer(own_server: RedisServer) -> None:
+    """Many calls at once, small and large, share one connection and keep their answers."""
+    texts = [str(number).encode() * (1 + number * number) for number in range(300)]
+    async with wire_to(own_server.url) as wire:
+        answers = await asyncio.gather(*(wire.call("ECHO", text) for text in texts))
+
+        assert answers == texts
+        assert await connections(own_server) == 1
+
+
+async def test_an_error_is_its_callers_alone(own_server: RedisServer) -> None:
+    """What the server refuses is raised where it was asked; the others are answered."""
+    async with wire_to(own_server.url) as wire:
+        calls = [wire.call("NONSENSE"), wire.call("ECHO", "x")]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+
+        assert isinstance(answers[0], redis.exceptions.ResponseError)
+        assert answers[1] == b"x"
+
+
+async def test_a_caller_that_goes_takes_no_answer_with_it(own_server: RedisServer) -> None:
+    """An answer whose caller has gone is dropped, and those behind it find their callers."""
+    async with wire_to(own_server.url) as wire:
+        await wire.call("PING")
+        gone = asyncio.ensure_future(wire.call("ECHO", "gone"))
+        stays = asyncio.ensure_future(wire.call("ECHO", "stays"))
+        await asyncio.sleep(0)  # both are on their way
+        gone.cancel()
+
+        assert await stays == b"stays"
+        assert gone.cancelled()
+
+
+async def test_a_lost_answer_is_asked_for_again(own_server: RedisServer) -> None:
+    """A call whose connection is lost is made once more, by a new connection."""
+    with Proxy(own_server.port) as proxy:
+        async with wire_to(proxy.url) as wire:
+            await wire.call("PING")
+            proxy.lose_answers(b"INCR", 1)
+
+            assert await wire.call("INCR", "calls") == 2
+            assert proxy.losses_left == 0
+
+
+async def test_what_is_lost_twice_is_said(own_server: RedisServer) -> None:
+    """A call is not made a third time."""
+    with Proxy(own_server.port) as proxy:
+        async with wire_to(proxy.url) as wire:
+            await wire.call("PING")
+            proxy.lose_answers(b"INCR", 3)
+            with pytest.raises(redis.exceptions.ConnectionError):
+                await wire.call("INCR", "calls")
+
+            assert proxy.losses_left == 1
+
+
+async def test_a_server_that_stands_still_is_given_up_in_time(own_server: RedisServer) -> None:
+    """All who wait are told, and the wire works again with the server."""
+    async with wire_to(own_server.url) as wire:
+        await wire.call("PING")
+        own_server.pause()
+        answers = await asyncio.gather(*(wire.call("ECHO", "x") for _ in range(9)), return_exceptions=True)
+        own_server.resume()
+
+        assert {type(answer) for answer in answers} == {TimeoutError}
+        assert await wire.call("ECHO", "y") == b"y"
+
+
+async def test_a_server_that_comes_back(own_server: RedisServer) -> None:
+    """While it is away calls fail; when it is back the same wire works."""
+    async with wire_to(own_server.url) as wire:
+        await wire.call("SET", "key", "value")
+        own_server.kill()
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await wire.call("GET", "key")
+        own_server.start()
+
+        assert await wire.call("GET", "key") == b"value"
+
+
+async def test_a_master_no_longer(own_server: RedisServer) -> None:
+    """A server that takes no more writes is not spoken to on the same connection."""
+    async with wire_to(own_server.url) as wire:
+        number = await wire.call("CLIENT", "ID")
+        with contextlib.closing(own_server.client()) as client:
+            client.replicaof("127.0.0.1", "1")
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await wire.call("SET", "key", "value")
+
+        assert await wire.call("CLIENT", "ID") > number
+
+
+async def test_a_script_that_the_server_does_not_know(own_server: RedisServer) -> None:
+    """A script runs whether or not the server has its text."""
+    client = redis.asyncio.Redis.from_url(own_server.url, protocol=2)
+    script = client.register_script("return {KEYS[1], ARGV[1]}")
+    async with wire_to(own_server.url) as wire:
+        first = await wire.run(script, "key", 1)
+        await client.script_flush()
+
+        assert first == await wire.run(script, "key", 1) == [b"key", b"1"]
+    await client.aclose()
+
+
+async def test_no_connection_stays(own_server: RedisServer) -> None:
+    """A closed wire leaves nothing open, and tells who still waits."""
+    async with wire_to(own_server.url) as wire:
+        await wire.call("PING")
+        waiting = asyncio.ensure_future(wire.call("BLPOP", "nothing", 0))
+        await asyncio.sleep(0)
+        await wire.close()
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await waiting
+
+    async def is_alone() -> bool:
+        return await connections(own_server) == 0
+
+    await until(is_alone)
