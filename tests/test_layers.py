@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "wiring": NOUNS | RULES | CASES | {"adapters", "web", "client", "config", ""},
     "cli": {"wiring", "config", "client", "errors", ""},
     "__main__": {"cli"},
+    "main": set(),
+    "analysis": set(),
     "": set(),
 }
 """Layer by layer; the empty name is the package itself, which holds the version."""

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from script_runner import __version__, wiring
-from script_runner.config import DEFAULT_CONFIG, Settings, read_settings, read_spec, schema
+from script_runner.config import (
+    DEFAULT_CONFIG,
+    DEFAULT_RUNDIR,
+    Settings,
+    read_settings,
+    read_spec,
+    schema,
+    without_effect,
+)
 from script_runner.errors import Code, Error
 
 if TYPE_CHECKING:
@@ -43,6 +51,8 @@ SHOWN_FIELDS = (
     "exit_code", "attempt", "error",
 )  # fmt: skip
 PATIENCE_SECONDS = 10.0
+
+_log = logging.getLogger("script_runner")
 
 EPILOG = """\
 exit codes: 0 well, 1 the task failed or something unforeseen, 2 wrong input or configuration,
@@ -256,9 +266,16 @@ def _start_logging(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
+def _report_without_effect() -> None:
+    """Say which settings of the original are set in vain: their names, since their values may be secret."""
+    if names := without_effect(os.environ):
+        _log.info("set, and without effect here: %s", ", ".join(names))
+
+
 def _up(options: argparse.Namespace) -> int:
     settings = _settings(options)
     _start_logging(settings)
+    _report_without_effect()
     spec = wiring.load(settings)
     wiring.auth_provider(settings, os.environ)
     settings, embedded = wiring.prepare_data(settings, options.data)
@@ -292,6 +309,7 @@ def _up(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
     _start_logging(settings)
+    _report_without_effect()
     spec = wiring.load(settings)
     wiring.auth_provider(settings, os.environ)
     wiring.require_stores(settings)
@@ -308,6 +326,8 @@ def _serve(options: argparse.Namespace) -> int:
 def _worker(options: argparse.Namespace) -> int:
     settings = _settings(options)
     _start_logging(settings)
+    if not options.until_input_ends:  # else the process above has said so
+        _report_without_effect()
     spec = wiring.load(settings)
     wiring.require_stores(settings)
 
@@ -360,7 +380,8 @@ def _check(options: argparse.Namespace) -> int:
         errors += wiring.wrong_settings(_settings(options), os.environ)
     cautions: list[str] = []
     with _collected(errors):
-        cautions = wiring.cautions(read_spec(Path(config)))
+        rundir = os.environ.get("SCRIPT_RUNNER_RUNDIR") or DEFAULT_RUNDIR
+        cautions = wiring.cautions(read_spec(Path(config), rundir=rundir))
     if options.json:
         problems = [asdict(problem) for error in errors for problem in error.problems]
         ok = not errors and not cautions
@@ -387,7 +408,7 @@ def _explain(options: argparse.Namespace) -> int:
     settings = _settings(options)
     spec = wiring.load(settings)
     query, body = _query(options), _body(options)
-    explanation = wiring.explain(spec, path=options.path, query=query, body=body, environment=os.environ)
+    explanation = wiring.explain(settings, spec, path=options.path, query=query, body=body, environment=os.environ)
     print(json.dumps(explanation, indent=2, ensure_ascii=False) if options.json else _explained(explanation))
     for caution in wiring.cautions(spec):
         _say(f"{settings.config}: {caution}")

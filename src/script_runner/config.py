@@ -20,6 +20,7 @@ from script_runner.errors import Code, Error, Problem
 from script_runner.spec import RESERVED_NAMES, Part, PathRegex, Spec, Template
 
 DEFAULT_CONFIG = "config.json"
+DEFAULT_RUNDIR = "."
 MAX_FILE_BYTES = 1 << 20
 MAX_SHOWN_CHARACTERS = 80
 
@@ -46,6 +47,7 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
         None, validation_alias=AliasChoices("SCRIPT_RUNNER_PORT", "PORT")
     )
+    rundir: str = Field(DEFAULT_RUNDIR, validation_alias="SCRIPT_RUNNER_RUNDIR")
     concurrency: Annotated[int, Field(ge=1, le=1_000)] | None = Field(
         None, validation_alias="SCRIPT_RUNNER_CONCURRENCY"
     )
@@ -78,9 +80,13 @@ class Settings(BaseModel):
 
 
 PRIVATE_VARIABLES = (
-    "SCRIPT_RUNNER_*", "REDIS_URL", "CELERY_*", "AUTH_PROVIDER", "AUTH0_*", "PORT", "SERVER_VERSION",
+    "SCRIPT_RUNNER_*", "REDIS_URL", "CELERY_*", "AUTH_PROVIDER", "AUTH0_*", "PORT",
+    "SERVER_NAME", "SERVER_VERSION",
 )  # fmt: skip
 """What a script does not inherit: the runner's own settings and secrets."""
+
+WITHOUT_EFFECT = ("SERVER_NAME", "CELERY_*")
+"""Settings of the original that have no meaning here; of CELERY_BROKER_URL comes the Redis URL."""
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -89,6 +95,15 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     # a variable that happens to be called "host" or "port" is none of ours
     return _validated(
         Settings, {name: value for name, value in given.items() if name not in Settings.model_fields}
+    )
+
+
+def without_effect(environment: Mapping[str, str]) -> list[str]:
+    """The names of the original's settings that are set and change nothing here, in order."""
+    return sorted(
+        name
+        for name, value in environment.items()
+        if value and name != "CELERY_BROKER_URL" and _matches(name, WITHOUT_EFFECT)
     )
 
 
@@ -101,12 +116,15 @@ def script_environment(environment: Mapping[str, str], spec: Spec) -> dict[str, 
     }
 
 
-def read_spec(path: Path) -> Spec:
-    """The configuration in ``path`` (JSON, YAML, TOML by its ending); Error(INVALID_CONFIG) with all mistakes."""
+def read_spec(path: Path, *, rundir: str = DEFAULT_RUNDIR) -> Spec:
+    """The configuration in ``path`` (JSON, YAML, TOML by its ending); Error(INVALID_CONFIG) with all mistakes.
+
+    ``rundir`` is where run folders are made when it does not say so itself.
+    """
     raw = _parse(path, _read(path))
     if not isinstance(raw, dict):
         raise _refused(path, [Problem("file", str(path), f"expected an object, got {_shown(raw)}")])
-    problems = [*_shape_problems(raw), *_cross_problems(raw)]
+    problems = [*_shape_problems(raw), *_cross_problems(raw, rundir)]
     if problems:
         raise _refused(path, problems)
     return Spec.model_validate(raw)
@@ -302,12 +320,12 @@ def _shown(value: Any) -> str:
 # Mistakes between parts of the file; they are looked for in the raw form, whatever else is wrong
 
 
-def _cross_problems(raw: dict[str, Any]) -> Iterator[Problem]:
+def _cross_problems(raw: dict[str, Any], rundir: str) -> Iterator[Problem]:
     inputs = list(_inputs(raw))
     yield from _doubled_inputs(inputs)
     yield from _command_problems(raw, {name: wanted for _, name, wanted in inputs})
     yield from _group_problems(raw)
-    yield from _base_problems(raw.get("command_rundir_base"), raw.get("command_rundir") or ".")
+    yield from _base_problems(raw.get("command_rundir_base"), raw.get("command_rundir") or rundir)
     yield from _results_problems(_at(raw, "outputs", "results"))
 
 

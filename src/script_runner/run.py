@@ -56,13 +56,17 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What every run needs: the script, the environment it inherits, and the adapters."""
+    """What every run needs: the script, the environment it inherits, and the adapters.
+
+    ``rundir`` is the parent of run folders where the configuration names none.
+    """
 
     spec: Spec
     inherited: Mapping[str, str]
     executor: Executor
     artifacts: Artifacts
     logs: Logs
+    rundir: str = "."
 
 
 async def run(task: Task, workshop: Workshop, stop: "asyncio.Future[Stop]") -> Outcome | None:
@@ -71,7 +75,7 @@ async def run(task: Task, workshop: Workshop, stop: "asyncio.Future[Stop]") -> O
     Error(UNAVAILABLE) means that the script was not started, because the machine is short of something now.
     """
     try:
-        async with _run_folder(workshop.spec, workshop.executor) as folder:
+        async with _run_folder(workshop) as folder:
             return await _run_in(folder, task, workshop, stop)
     except Error as error:
         if error.code is Code.UNAVAILABLE:
@@ -130,8 +134,9 @@ def _command(folder: Path, task: Task, workshop: Workshop) -> Command:
 
 
 @asynccontextmanager
-async def _run_folder(spec: Spec, executor: Executor) -> AsyncIterator[Path]:
-    folder = _new_folder(spec)
+async def _run_folder(workshop: Workshop) -> AsyncIterator[Path]:
+    spec, executor = workshop.spec, workshop.executor
+    folder = _new_folder(spec.command_rundir or workshop.rundir)
     executor.watch(folder)
     try:
         with _machine_permitting():
@@ -149,9 +154,9 @@ async def _run_folder(spec: Spec, executor: Executor) -> AsyncIterator[Path]:
             executor.forget(folder)
 
 
-def _new_folder(spec: Spec) -> Path:
+def _new_folder(rundir: str) -> Path:
     """A name that is not taken; the folder itself is made once the executor knows of it."""
-    parent = Path(spec.command_rundir or ".").absolute()
+    parent = Path(rundir).absolute()
     while (folder := parent / f"results-{_new_name()}").exists():
         pass
     return folder

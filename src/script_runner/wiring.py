@@ -52,7 +52,7 @@ _log = logging.getLogger("script_runner")
 
 def load(settings: Settings) -> Spec:
     """The configuration; Error(INVALID_CONFIG) with all that is wrong."""
-    return read_spec(Path(settings.config))
+    return read_spec(Path(settings.config), rundir=settings.rundir)
 
 
 def cautions(spec: Spec) -> list[str]:
@@ -82,6 +82,7 @@ def _shell_code(spec: Spec) -> Iterator[tuple[int, str]]:
 
 
 def explain(
+    settings: Settings,
     spec: Spec,
     *,
     path: str,
@@ -91,7 +92,7 @@ def explain(
 ) -> dict[str, Any]:
     """The exact argv of a request and what its environment has; Error says what is wrong with the request."""
     arguments = inputs.bind(spec, Request(path=path, query=tuple(query), body=body or b""))
-    parent = Path(spec.command_rundir or ".").absolute()
+    parent = Path(spec.command_rundir or settings.rundir).absolute()
     values = command.values(spec, arguments, run_folder=f"{parent}/results-XXXXXXXX", task_id="TASK-ID")
     inherited = script_environment(environment, spec)
     return {
@@ -370,7 +371,14 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
             lease_seconds=settings.lease_seconds,
             drain_seconds=settings.drain_timeout,
         )
-        workshop = Workshop(spec, script_environment(os.environ, spec), executor, parts.artifacts, parts.logs)
+        workshop = Workshop(
+            spec,
+            script_environment(os.environ, spec),
+            executor,
+            parts.artifacts,
+            parts.logs,
+            rundir=settings.rundir,
+        )
         _log.info("worker %s runs up to %d script(s) at once", terms.name, terms.concurrency)
         report = asyncio.create_task(_report_dangers(parts.tasks))
         try:
@@ -446,6 +454,7 @@ async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
         "SCRIPT_RUNNER_REDIS_URL": settings.redis_url or "",
         "SCRIPT_RUNNER_REDIS_PASSWORD": settings.redis_password or "",
         "SCRIPT_RUNNER_STORE": settings.store_url or "",
+        "SCRIPT_RUNNER_RUNDIR": settings.rundir,
         "SCRIPT_RUNNER_CONCURRENCY": str(settings.concurrency or ""),
         "SCRIPT_RUNNER_LEASE_SECONDS": str(settings.lease_seconds),
         "SCRIPT_RUNNER_DRAIN_TIMEOUT": str(settings.drain_timeout),

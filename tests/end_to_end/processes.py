@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 30.0
 
 FINAL = ("succeeded", "failed", "timed_out", "cancelled", "lost")
 
-PRIVATE = re.compile(r"(SCRIPT_RUNNER|CELERY|AUTH0?|E2E)_.*|REDIS_URL|PORT|SERVER_VERSION|XDG_STATE_HOME")
+PRIVATE = re.compile(r"(SCRIPT_RUNNER|CELERY|AUTH0?|E2E)_.*|REDIS_URL|PORT|SERVER_.*|XDG_STATE_HOME")
 """What of the environment of the test run must not reach the programs under test."""
 
 ROWS = "name,value\nalpha,1\n"

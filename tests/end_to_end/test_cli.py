@@ -213,6 +213,14 @@ def test_explain_prints_exactly_what_would_run(checked: Site) -> None:
     ]
 
 
+def test_explain_shows_the_run_folders_that_the_operator_names(checked: Site) -> None:
+    """With SCRIPT_RUNNER_RUNDIR and no command_rundir the run folder is there."""
+    request = ("--path", "7", "--body", '{"address":{"city":"Oz"}}')
+    done = checked.run("check", "--explain", "--json", *request, SCRIPT_RUNNER_RUNDIR="/elsewhere")
+
+    assert json.loads(done.stdout)["environment"]["RUNDIR"] == "/elsewhere/results-XXXXXXXX"
+
+
 def test_explain_as_json(checked: Site) -> None:
     """--json gives the same as an object; a group whose value is absent is left out whole."""
     done = checked.run("check", "--explain", "--json", "--path", "7", "--body", '{"address":{"city":"é"}}')
@@ -229,6 +237,34 @@ def test_explain_of_a_bad_request_says_what_is_wrong(checked: Site) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "ID is required" in done.stderr
     assert "CITY is required" in done.stderr
+
+
+# What the original was started with
+
+
+@pytest.mark.parametrize(
+    ("module", "command"), [("main", "script-runner serve "), ("analysis", "script-runner worker ")]
+)
+def test_the_originals_modules_say_the_command_of_today(checked: Site, module: str, command: str) -> None:
+    """What gunicorn, flask or celery load ends with one sentence, and with the code on which gunicorn gives up."""
+    done = subprocess.run(
+        [Site.python, "-c", f"import script_runner.{module}"], cwd=checked.folder, capture_output=True, check=False
+    )
+
+    assert done.returncode == 4
+    assert done.stderr.decode().count("\n") == 1
+    assert command in done.stderr.decode()
+
+
+def test_the_originals_settings_are_taken_and_reported(site: Site) -> None:
+    """A server with the original's variables starts, answers any Host, and names those without effect once."""
+    variables = {"SERVER_NAME": "api.example.org", "CELERY_RESULT_BACKEND": "redis://:secret@r"}
+    server = site.up(**variables)
+    server.wait_until_ready()
+
+    assert server.http.get("/health", headers={"Host": "other.example.org"}).status_code == 200
+    assert server.output.count("without effect here: CELERY_RESULT_BACKEND, SERVER_NAME\n") == 1
+    assert "secret" not in server.output
 
 
 def test_schema_is_a_json_schema_of_the_file(checked: Site) -> None:

@@ -631,6 +631,31 @@ def test_password_is_not_shown() -> None:
     assert "secret" not in repr(config.read_settings({"SCRIPT_RUNNER_REDIS_PASSWORD": "secret"}))
 
 
+def test_settings_of_the_original_without_effect() -> None:
+    """Those that are set are named, in order; the broker's URL has an effect, and an empty one is not set."""
+    environment = {
+        "SERVER_NAME": "api.example.org",
+        "CELERY_RESULT_BACKEND": "redis://r",
+        "CELERY_BROKER_URL": "redis://r",
+        "CELERY_TIMEZONE": "",
+        "SERVER_VERSION": "1",
+        "HOME": "/",
+    }
+
+    assert config.without_effect(environment) == ["CELERY_RESULT_BACKEND", "SERVER_NAME"]
+
+
+def test_base_folder_around_the_run_folders(tmp_path) -> None:
+    """A base folder may not hold the parent of run folders, whoever names it."""
+    (tmp_path / "config.json").write_text(json.dumps({"command": ["true"], "command_rundir_base": "/base"}))
+
+    with pytest.raises(Error) as caught:
+        config.read_spec(tmp_path / "config.json", rundir="/base/runs")
+
+    assert config.read_spec(tmp_path / "config.json", rundir="/runs").command_rundir_base == "/base"
+    assert [problem.name for problem in caught.value.problems] == ["command_rundir_base"]
+
+
 def test_variable_that_is_no_setting() -> None:
     """A variable that only happens to be called like a field, such as host, is no setting."""
     assert config.read_settings({"host": "0.0.0.0", "port": "x"}).host == "127.0.0.1"  # noqa: S104 - it is not used
@@ -671,6 +696,7 @@ OUTSIDE = {
     "CELERY_BROKER_URL": "secret",
     "AUTH_PROVIDER": "auth0",
     "AUTH0_DOMAIN": "secret",
+    "SERVER_NAME": "api.example.org",
 }
 
 

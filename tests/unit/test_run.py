@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Bench:
     """Real adapters in a folder of the test, and runs of shell scripts with them."""
 
     folder: Path
+    rundir: str = "."
     inherited: Mapping[str, str] = field(default_factory=lambda: {"PATH": os.environ["PATH"]})
     logs: Logs = field(default_factory=MemoryLogs)
 
@@ -79,7 +80,7 @@ class Bench:
             task = Task(id="task-1", owner="me", arguments=arguments or {}, state=State.RUNNING, attempt=1)
             stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
             async with opened_executor() as executor:
-                workshop = Workshop(spec, self.inherited, executor, self.artifacts, self.logs)
+                workshop = Workshop(spec, self.inherited, executor, self.artifacts, self.logs, rundir=self.rundir)
                 running = asyncio.create_task(run(task, workshop, stop))
                 if meanwhile:
                     await meanwhile(stop)
@@ -216,6 +217,19 @@ def test_relative_parent_means_the_working_directory(
 
     expected = bench.runs if parent else bench.folder
     assert Path(bench.log(outcome).decode().strip()).parent == expected
+
+
+@pytest.mark.parametrize(("parent", "expected"), [(None, "elsewhere"), ("runs", "runs")])
+def test_parent_that_the_operator_names(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, parent: str | None, expected: str
+) -> None:
+    """Where command_rundir is not set, run folders are made where the operator says, and there alone."""
+    monkeypatch.chdir(bench.folder)
+    elsewhere = replace(bench, rundir=str(bench.folder / "elsewhere"))
+
+    outcome = elsewhere.run('echo "$RUNDIR"', command_rundir=parent)
+
+    assert Path(elsewhere.log(outcome).decode().strip()).parent == bench.folder / expected
 
 
 def test_run_folder_goes(bench: Bench) -> None:
