@@ -6,7 +6,12 @@ from pydantic import AliasChoices
 
 from script_runner.config import Settings
 
-AGREED = {"SCRIPT_RUNNER_METRICS", "SCRIPT_RUNNER_LOG_FORMAT"}
+AGREED = {
+    "SCRIPT_RUNNER_METRICS",
+    "SCRIPT_RUNNER_LOG_FORMAT",
+    "SCRIPT_RUNNER_STORE_KEY_ID",
+    "SCRIPT_RUNNER_STORE_SECRET",
+}
 """What is being built beside this; the files of deployments set it already."""
 
 
