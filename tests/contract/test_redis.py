@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -486,6 +487,29 @@ async def test_over_tls(redis_binary_path: str) -> None:
                 await it.tasks.workers()
 
             assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_authority_that_is_not_trusted(redis_binary_path: str) -> None:
+    """The check says that it is the certificate, and how to name its authority."""
+    with RedisServer(redis_binary_path, is_tls=True) as server:
+        async with connected(server.tls_url.partition("?")[0]) as it:
+            with pytest.raises(Error) as caught:
+                await it.tasks.check()
+
+    assert caught.value.code is Code.INVALID_CONFIG
+    assert caught.value.message.startswith("The certificate of Redis is not trusted: self-signed certificate")
+    assert "ssl_ca_certs" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
+def test_certificate_file_that_is_not_there(tmp_path: Path, name: str) -> None:
+    """A file in the URL that cannot be read is said before anything is asked."""
+    path = tmp_path / "no.pem"
+
+    with pytest.raises(
+        Error, match=f"'{path}', which the Redis URL names as {name}, cannot be read: No such file"
+    ):
+        check_url(f"rediss://127.0.0.1:1?{name}={path}")
 
 
 async def test_over_sentinel(own_server: RedisServer, redis_binary_path: str) -> None:

@@ -46,6 +46,7 @@ import hashlib
 import logging
 import math
 from collections import Counter
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -212,13 +213,23 @@ class RedisTasks:
         await self._run("leave", worker)
 
     async def check(self) -> Sequence[str]:
-        """What about this server endangers tasks; Error(INVALID_CONFIG) if it is too old or refuses us."""
+        """What about this server endangers tasks; Error(INVALID_CONFIG) if it is too old, refuses us, or is not
+        trusted.
+        """
         async with _answering():
             try:
                 return _dangers(await self._client.info())
             except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
                 message = "Redis refuses the name or password in its URL, or lacks permissions for them."
                 raise Error(Code.INVALID_CONFIG, message) from error
+            except redis.exceptions.ConnectionError as error:
+                if isinstance(cause := error.__cause__ or error.__context__, ssl.SSLCertVerificationError):
+                    message = (
+                        f"The certificate of Redis is not trusted: {cause.verify_message.rstrip('.')}. "
+                        "Name the file of the authority that signed it as ssl_ca_certs in the Redis URL."
+                    )
+                    raise Error(Code.INVALID_CONFIG, message) from error
+                raise
 
     async def close(self) -> None:
         await self._wire.close()
@@ -448,6 +459,8 @@ async def _close(client: Any) -> None:
         await sentinel.aclose()
 
 
+CERTIFICATE_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+
 _Sentinel = tuple[list[tuple[str, int]], str, dict[str, Any]]
 
 
@@ -478,6 +491,19 @@ def check_url(url: str) -> None:
             "The Redis URL cannot be used: expected redis://, rediss://, unix:// or redis+sentinel://, "
             "a number as port, known options, and / # ? @ written as %2F %23 %3F %40 in the password."
         )
+        raise Error(Code.INVALID_CONFIG, message, (Problem("environment", "REDIS_URL", message),)) from None
+    for name, path in parse_qsl(urlsplit(url).query):
+        if name in CERTIFICATE_FILES:
+            _check_readable(name, path)
+
+
+def _check_readable(name: str, path: str) -> None:
+    try:
+        with open(path, "rb"):  # noqa: PTH123 - a text of the URL
+            return
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "no such file"
+        message = f"The file {path!r}, which the Redis URL names as {name}, cannot be read: {reason}."
         raise Error(Code.INVALID_CONFIG, message, (Problem("environment", "REDIS_URL", message),)) from None
 
 
