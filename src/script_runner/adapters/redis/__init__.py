@@ -45,8 +45,8 @@ import contextlib
 import hashlib
 import logging
 import math
-from collections import Counter
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
