@@ -6,11 +6,13 @@ import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import hypothesis
 import pytest
 import redis
 from tests.servers import RedisServer, redis_binary, until, valkey_binary
+from tests.stores import EMULATORS, Emulator, missing
 
 from script_runner.adapters.memory import MemoryLease, MemoryLogs, MemoryTasks
 from script_runner.adapters.redis import RedisLease, RedisLogs, RedisTasks
@@ -87,6 +89,29 @@ def valkey_server() -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Emulator]:
+    """A real object store over HTTP for the whole run: tests keep to prefixes of their own."""
+    yield from _emulator("moto")
+
+
+@pytest.fixture(scope="session")
+def nanio() -> Iterator[Emulator]:
+    yield from _emulator("nanio")
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[Emulator]:
+    yield from _emulator("azurite")
+
+
+def _emulator(name: str) -> Iterator[Emulator]:
+    if reason := missing(name):
+        _do_without(reason)
+    with EMULATORS[name]() as emulator:
+        yield emulator
+
+
 @pytest.fixture
 def namespace() -> str:
     """A name that no other test uses."""
@@ -160,9 +185,11 @@ def _memory_store() -> Store:
 
 
 def _present(binary: str | None, name: str) -> str:
-    """The binary; without it the tests are skipped, but fail where CI promises that it is there."""
-    if binary:
-        return binary
+    return binary or _do_without(f"{name} is not installed")
+
+
+def _do_without(reason: str) -> NoReturn:
+    """Skip what needs something that is missing, but fail where CI promises that it is there."""
     if os.environ.get("CI") == "true":
-        pytest.fail(f"{name} is missing, and CI must not do without it")
-    pytest.skip(f"{name} is not installed")
+        pytest.fail(f"{reason}, and CI must not do without it")
+    pytest.skip(reason)

@@ -174,7 +174,9 @@ def _worker_options(parser: argparse.ArgumentParser) -> None:
 
 def _store_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redis", metavar="URL", help="redis://, rediss://, unix:// or redis+sentinel://")
-    parser.add_argument("--store", metavar="URL", help="where results and files are kept, as file:///folder")
+    parser.add_argument(
+        "--store", metavar="URL", help="where results and files are kept, as file:///folder or s3://bucket/prefix"
+    )
 
 
 def _request_options(parser: argparse.ArgumentParser, *, path_option: bool) -> None:

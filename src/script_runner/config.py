@@ -39,6 +39,8 @@ class Settings(BaseModel):
     redis_username: str | None = Field(None, validation_alias="SCRIPT_RUNNER_REDIS_USERNAME")
     redis_password: str | None = Field(None, validation_alias="SCRIPT_RUNNER_REDIS_PASSWORD", repr=False)
     store_url: str | None = Field(None, validation_alias="SCRIPT_RUNNER_STORE")
+    store_key_id: str | None = Field(None, validation_alias="SCRIPT_RUNNER_STORE_KEY_ID")
+    store_secret: str | None = Field(None, validation_alias="SCRIPT_RUNNER_STORE_SECRET", repr=False)
     namespace: str = Field(
         "script-runner", validation_alias="SCRIPT_RUNNER_NAMESPACE", pattern="^[A-Za-z0-9_.-]{1,64}$"
     )

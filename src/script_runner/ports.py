@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+from urllib.parse import quote
 
 from script_runner.task import Outcome, State, Task
 
@@ -193,15 +194,35 @@ class Saved:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a download says of a file: the ``name`` that a script gave it, and its media type."""
+
+    name: str
+    media_type: str
+
+    @property
+    def disposition(self) -> str:
+        """Always a download, never shown in place, under its own name (RFC 6266)."""
+        return f"attachment; filename*=UTF-8''{quote(self.name.rpartition('/')[2], safe='')}"
+
+
 class Artifacts(Protocol):
     """Files by key. A key is ``task/run/number``: it never holds a name from outside."""
 
-    async def save(self, key: str, chunks: Iterable[bytes]) -> Saved:
-        """Keep the bytes under ``key``, whole or not at all. ``chunks`` is read in another thread."""
+    async def save(self, key: str, chunks: Iterable[bytes], label: Label | None = None) -> Saved:
+        """Keep the bytes under ``key``, whole or not at all. ``chunks`` is read in another thread.
+
+        A store that hands out files itself (``url_for``) keeps ``label`` with them.
+        """
         ...
 
     def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from ``start`` up to ``stop``, in pieces; Error(NOT_FOUND) if there is no such key."""
+        ...
+
+    async def url_for(self, key: str, *, seconds: int) -> str | None:
+        """Where anybody can fetch the file for so long without asking us; None if this store cannot say."""
         ...
 
     async def remove(self, prefix: str) -> None:

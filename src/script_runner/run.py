@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 
 from script_runner import command, results
 from script_runner.errors import Code, Error
-from script_runner.ports import STREAMS, Artifacts, Command, Executor, LogChunk, Logs, Process
+from script_runner.ports import STREAMS, Artifacts, Command, Executor, Label, LogChunk, Logs, Process
 from script_runner.spec import Spec
 from script_runner.task import Artifact, Outcome, Results, State, Task
 
@@ -383,7 +383,7 @@ class _Keeper:
     async def keep(self, name: str, chunks: "Iterator[bytes] | results.Document", media_type: str) -> Artifact:
         key = f"{self._prefix}/{self._count}"
         self._count += 1
-        saved = await self._artifacts.save(key, chunks)
+        saved = await self._artifacts.save(key, chunks, Label(name, media_type))
         return Artifact(name, saved.size, media_type, saved.sha256, key)
 
 

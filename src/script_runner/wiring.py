@@ -173,13 +173,30 @@ def _artifacts(settings: Settings) -> Artifacts:
             problem = "No artifact store is configured: give --store or set SCRIPT_RUNNER_STORE"
         case "file":
             return FileArtifacts(str(url))
+        case "s3" | "az" | "gs" as scheme:
+            return _objects(scheme, str(url), settings)
         case scheme:
             problem = f"There is no artifact store for {scheme!r} URLs; set SCRIPT_RUNNER_STORE"
     raise Error(
         Code.INVALID_CONFIG,
-        f"{problem} to a folder that servers and workers share, as file:///srv/script-runner.",
+        f"{problem} to a folder that servers and workers share, as file:///srv/script-runner, "
+        "or to an object store, as s3://bucket/prefix.",
         (Problem("environment", "SCRIPT_RUNNER_STORE", problem),),
     )
+
+
+def _objects(scheme: str, url: str, settings: Settings) -> Artifacts:
+    """An object store; its library is loaded only where one is used."""
+    try:
+        from script_runner.adapters.objects import Keys, ObjectArtifacts  # noqa: PLC0415 - as above
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        problem = f"{scheme}:// needs a library that is not installed: pip install 'script-runner-api[objects]'"
+        raise Error(
+            Code.INVALID_CONFIG, f"{problem}.", (Problem("environment", "SCRIPT_RUNNER_STORE", problem),)
+        ) from None
+    return ObjectArtifacts(url, Keys(settings.store_key_id, settings.store_secret), os.environ)
 
 
 def auth_words() -> list[str]:

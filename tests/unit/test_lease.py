@@ -16,7 +16,7 @@ from tests.servers import until
 from script_runner.adapters.memory import MemoryLease, MemoryLogs, MemoryTasks
 from script_runner.adapters.process import PR_SET_CHILD_SUBREAPER, LocalExecutor
 from script_runner.adapters.store import FileArtifacts
-from script_runner.ports import Artifacts, Lease, Saved, Word
+from script_runner.ports import Artifacts, Label, Lease, Saved, Word
 from script_runner.run import Workshop
 from script_runner.spec import Spec
 from script_runner.task import Outcome, State, Task
@@ -125,10 +125,10 @@ class LateStore(FileArtifacts):
         self.is_asked = asyncio.Event()
         self.keeps = asyncio.Event()
 
-    async def save(self, key: str, chunks: Iterable[bytes]) -> Saved:
+    async def save(self, key: str, chunks: Iterable[bytes], label: Label | None = None) -> Saved:
         self.is_asked.set()
         await self.keeps.wait()
-        return await super().save(key, chunks)
+        return await super().save(key, chunks, label)
 
 
 class Bench:

@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 from urllib.parse import unquote, urlsplit
 
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import Saved
+from script_runner.ports import Label, Saved
 
 PIECE_BYTES: Final = 256 * 1024
 
@@ -24,7 +24,7 @@ class FileArtifacts:
     def __init__(self, url: str) -> None:
         self._folder = _folder(url)
 
-    async def save(self, key: str, chunks: Iterable[bytes]) -> Saved:
+    async def save(self, key: str, chunks: Iterable[bytes], label: Label | None = None) -> Saved:  # noqa: ARG002 - what it says is in the task's record too
         return await asyncio.to_thread(self._save, self._path(key), chunks)
 
     async def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
@@ -43,6 +43,9 @@ class FileArtifacts:
                     return
                 left = None if left is None else left - len(piece)
                 yield piece
+
+    async def url_for(self, key: str, *, seconds: int) -> str | None:  # noqa: ARG002 - a folder hands out nothing
+        return None
 
     async def remove(self, prefix: str) -> None:
         await asyncio.to_thread(shutil.rmtree, self._path(prefix), ignore_errors=True)
