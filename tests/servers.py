@@ -190,19 +190,27 @@ class Sentinel:
 
 
 class Proxy:
-    """A TCP proxy on loopback that can lose answers: the server has acted, and the client does not hear of it."""
+    """A TCP proxy on loopback that can lose answers: the server has acted, and the client does not hear of it.
+
+    It can also cut connections in the middle of an answer or of a request.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = (HOST, port)
         self._listener = socket.create_server((HOST, 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.heads: list[bytes] = []
+        """The beginning of everything that clients sent at a time, in order."""
         self._word = b""
         self._losses = 0
+        self._cuts_of_answers, self._bytes_of_answer = 0, 0
+        self._cuts_of_requests, self._bytes_of_request = 0, 0
         self._open: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
 
     @property
     def url(self) -> str:
-        return f"redis://{HOST}:{self._listener.getsockname()[1]}"
+        return f"redis://{HOST}:{self.port}"
 
     @property
     def losses_left(self) -> int:
@@ -211,6 +219,18 @@ class Proxy:
     def lose_answers(self, word: bytes, times: int) -> None:
         """Lose the next answers to requests with ``word`` in them, and with each the connection."""
         self._word, self._losses = word, times
+
+    def cut_answers(self, *, after_bytes: int, times: int) -> None:
+        """Cut the next connections that carry more answers than this, when they have carried so much."""
+        self._bytes_of_answer, self._cuts_of_answers = after_bytes, times
+
+    def cut_requests(self, *, after_bytes: int, times: int) -> None:
+        """Cut the next connections that carry more requests than this, when they have carried so much."""
+        self._bytes_of_request, self._cuts_of_requests = after_bytes, times
+
+    @property
+    def cuts_left(self) -> int:
+        return self._cuts_of_answers + self._cuts_of_requests
 
     def __enter__(self) -> Self:
         self._run(self._accept)
@@ -244,8 +264,14 @@ class Proxy:
                 self._run(self._carry_answers, client, server, is_lost)
 
     def _carry_requests(self, client: socket.socket, server: socket.socket, is_lost: threading.Event) -> None:
+        carried = 0
         with contextlib.suppress(OSError):
             while data := client.recv(1 << 16):
+                self.heads.append(data[:2048])
+                carried += len(data)
+                if self._cuts_of_requests and carried > self._bytes_of_request:
+                    self._cuts_of_requests -= 1
+                    break
                 if self._losses and self._word in data:
                     self._losses -= 1
                     is_lost.set()
@@ -253,10 +279,16 @@ class Proxy:
         _hang_up(server)
 
     def _carry_answers(self, client: socket.socket, server: socket.socket, is_lost: threading.Event) -> None:
+        carried = 0
         with contextlib.suppress(OSError):
             while (data := server.recv(1 << 16)) and not is_lost.is_set():
+                carried += len(data)
+                if self._cuts_of_answers and carried > self._bytes_of_answer:
+                    self._cuts_of_answers -= 1
+                    break
                 client.sendall(data)
         _hang_up(client)
+        _hang_up(server)
 
 
 def _hang_up(connection: socket.socket) -> None:

@@ -15,7 +15,13 @@ from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    BaseError,
+    GenericError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from script_runner.errors import Code, Error, Problem
@@ -26,11 +32,13 @@ PART_BYTES: Final = 8 * 1024 * 1024
 """How much of a file goes up at once; S3 takes 10,000 parts, so the largest file has 78 GiB."""
 
 PARTS_AT_ONCE: Final = 2
-RESUMES: Final = 5
+RESUMES: Final = 3
 """How often a reading that gets no further is taken up again."""
 
 SECONDS_BETWEEN_CHECKS: Final = 30
 """How long a store that took a file is believed to take more."""
+
+CHECK_SECONDS: Final = 5
 
 MARK: Final = "upload"
 """Under which name the metadata of an object say which upload made it."""
@@ -124,6 +132,8 @@ class ObjectArtifacts:
             try:
                 # obstore takes a body up again by itself, for as long as its patience lasts; this goes beyond that
                 answer = await obstore.get_async(self._reading, key, options=_options(position, stop, tag))
+                if tag not in (None, answer.meta["e_tag"]):  # not every store knows If-Match
+                    raise PreconditionError
                 tag = answer.meta["e_tag"]
                 async for piece in answer.stream(min_chunk_size=PIECE_BYTES):
                     position, failures = position + len(piece), 0
@@ -159,13 +169,18 @@ class ObjectArtifacts:
         if time.monotonic() < self._works_until:
             return
         path = f"check-{secrets.token_hex(8)}"
+        with self._said("used"):
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self._try(path)
+        self._works_until = time.monotonic() + SECONDS_BETWEEN_CHECKS
+
+    async def _try(self, path: str) -> None:
         with self._said("written"):
             await obstore.put_async(self._asking, path, b"x", use_multipart=False)
         with self._said("emptied"):
             await obstore.delete_async(self._asking, path)
         with self._said("listed"):
             await obstore.list(self._asking, prefix=path).collect_async()
-        self._works_until = time.monotonic() + SECONDS_BETWEEN_CHECKS
 
     async def _first_paths(self, prefix: str) -> list[str]:
         """The first page of what is below this prefix: ``abc`` is not the prefix of ``abcd/1``."""
@@ -280,6 +295,8 @@ def _reason(error: Exception, bucket: str, verb: str) -> tuple[Code, str]:
             return Code.UNAVAILABLE, "the credentials do not allow it"
         case UnauthenticatedError():
             return Code.UNAVAILABLE, "it does not accept the credentials"
+        case PreconditionError():
+            return Code.UNAVAILABLE, "the file was replaced meanwhile"
     status = re.search(r"non-2xx status code: (\d{3})", text)
     return Code.UNAVAILABLE, f"it answers with status {status[1]}" if status else "it does not answer"
 
