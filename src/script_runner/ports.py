@@ -1,7 +1,7 @@
 """What the core needs from outside, in its own words: tasks, leases, logs, artifacts, an executor, an identity."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import quote
@@ -62,6 +62,29 @@ class Limits:
     max_queued_per_caller: int | None = None
     max_running: int | None = None
     max_running_per_caller: int | None = None
+
+
+LATELY_SECONDS = 3_600
+"""How far back tasks that ended are counted in ``Figures``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How much there is of everything.
+
+    ``queued`` waits for a worker or for a limit, ``scheduled`` for its time. ``backlog``: tasks that may start
+    now, and those that run. ``oldest_seconds``: how long the oldest of the queued has waited, 0 without one.
+    ``lately``: of the tasks that are kept, how many ended in which state in the last ``LATELY_SECONDS``.
+    """
+
+    queued: int = 0
+    scheduled: int = 0
+    running: int = 0
+    backlog: int = 0
+    oldest_seconds: float = 0.0
+    workers: int = 0
+    slots: int = 0
+    lately: Mapping[State, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +156,8 @@ class Tasks(Protocol):
     async def reap(self) -> Sequence[Task]:
         """Settle what dead workers held: each task back in the queue or lost. Returns those it changed.
 
-        Does also what the clock brings: tasks whose time has come may start, those that waited too long end.
+        Does also what the clock brings: tasks whose time has come may start, those that waited too long end. Of
+        the latter it returns also those that a claim of this process met and ended since the last call.
         """
         ...
 
@@ -146,6 +170,10 @@ class Tasks(Protocol):
 
     async def workers(self) -> Mapping[str, int]:
         """How many workers hold a valid lease, by the configuration that they have loaded."""
+        ...
+
+    async def figures(self) -> Figures:
+        """How much there is of everything; cheap, however many tasks there are."""
         ...
 
     async def leave(self, worker: str) -> None:

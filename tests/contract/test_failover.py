@@ -116,7 +116,7 @@ async def test_failover_between_writing_and_waiting(pair: Pair, is_followed: boo
     await until(pair.has_synced)
     with Proxy(pair.master.port) as proxy, contextlib.ExitStack() as servers:
         tasks = RedisTasks(proxy.url, "test", replicas=1)
-        await tasks.workers()  # the connection to the old server, which the next call uses
+        await tasks.figures()  # the connection to the old server, which the next call uses
         pair.promote()
         if is_followed:
             servers.enter_context(RedisServer(pair.master.binary, settings=following(pair.replica)))

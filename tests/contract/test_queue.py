@@ -585,3 +585,19 @@ async def test_only_the_newest_are_kept(store: Store) -> None:
     for task_id in ("task-4", "task-0", "task-3"):
         await store.tasks.remove(task_id)
     assert await store.tasks.expired(limit=10, counts=counts) == []
+
+
+async def test_what_waited_too_long_is_told_once(store: Store) -> None:
+    """The next reaping tells of those that ended for waiting too long, also of those that a claim met; once."""
+    await add(store, "met by a claim", expires_in_seconds=0.1)
+    await store.let_pass(0.15)
+    await claim(store)
+    await add(store, "met by the reaper", expires_in_seconds=0.1)
+    await store.let_pass(0.15)
+    told = await store.tasks.reap()
+
+    assert {task.id: task.state for task in told} == {
+        "met by a claim": State.TIMED_OUT,
+        "met by the reaper": State.TIMED_OUT,
+    }
+    assert await store.tasks.reap() == []

@@ -239,6 +239,7 @@ def everything(it: Adapter) -> Sequence[Awaitable[Any]]:
         it.tasks.reap(),
         it.tasks.expired(limit=1),
         it.tasks.workers(),
+        it.tasks.figures(),
         it.tasks.leave("w2"),
         it.tasks.check(),
         it.logs.append("a", "stdout", LogChunk(0, b"x")),
@@ -321,7 +322,7 @@ async def test_nothing_is_lost_by_a_kill(request: pytest.FixtureRequest, kind: s
 async def is_there_again(it: Adapter) -> bool:
     """As ``is_there``, changing nothing."""
     try:
-        await it.tasks.workers()
+        await it.tasks.figures()
     except Error:
         return False
     return True
@@ -358,7 +359,7 @@ async def test_keys_are_the_documented_ones(own_server: RedisServer) -> None:
         await it.tasks.add(a_task("waiting too", owner="eve"))
         kinds = all_kinds(own_server, named)
         own_server.restart()
-        await it.tasks.workers()
+        await it.tasks.figures()
         kinds |= all_kinds(own_server, named)
 
     assert {kind: kinds.pop(kind) for kind in ("queued", "running", "succeeded", "cancelled")} == dict.fromkeys(
@@ -484,7 +485,7 @@ async def test_over_tls(redis_binary_path: str) -> None:
             await a_whole_life(it)
         async with connected(server.tls_url.partition("?")[0]) as it:
             with pytest.raises(Error) as caught:
-                await it.tasks.workers()
+                await it.tasks.figures()
 
             assert caught.value.code is Code.UNAVAILABLE
 
@@ -525,7 +526,7 @@ async def test_unknown_service(own_server: RedisServer, redis_binary_path: str) 
     with Sentinel(redis_binary_path, own_server) as sentinel:
         async with connected(sentinel.url.replace("mymaster", "other")) as it:
             with pytest.raises(Error) as caught:
-                await it.tasks.workers()
+                await it.tasks.figures()
 
             assert caught.value.code is Code.UNAVAILABLE
 
@@ -766,7 +767,11 @@ class Twins(RuleBasedStateMachine):
     @invariant()
     def records_are_alike(self) -> None:
         async def counts(tasks: Any) -> Sequence[int]:
-            return [await tasks.workers(), len(await tasks.expired(limit=100))]
+            all_of_it = await tasks.figures()
+            waiting = all_of_it.queued + all_of_it.scheduled
+            lately = [all_of_it.lately[state] for state in State if state.is_final]
+            expired = len(await tasks.expired(limit=100))
+            return [waiting, all_of_it.running, all_of_it.workers, all_of_it.slots, *lately, expired]
 
         async def records(tasks: Any) -> Sequence[Task | None]:
             return [await tasks.get(task_id) for task_id in self.added]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import BAD_CURSOR, Limits, LogChunk, Page, Word
+from script_runner.ports import BAD_CURSOR, LATELY_SECONDS, Figures, Limits, LogChunk, Page, Word
 from script_runner.task import Outcome, Place, State, Task
 
 LOST = "The worker was lost while the script ran (attempt {attempt} of {max_attempts})."
@@ -25,6 +25,8 @@ class MemoryTasks:
         self._tasks: dict[str, Task] = {}
         self._ids_by_key: dict[tuple[str, str], str] = {}
         self._sequence: dict[str, int] = {}
+        self._since: dict[str, float] = {}
+        self._expired: list[str] = []
         self._numbers = itertools.count(1)
         self._turns: dict[str, int] = {}
         self._turn = defaultdict[int, int](int)
@@ -52,6 +54,7 @@ class MemoryTasks:
             self._ids_by_key[key] = task.id
         self._sequence[task.id] = next(self._numbers)
         self._tasks[task.id] = replace(task, created_at=self._clock())
+        self._since[task.id] = self._clock()
         self._tick()
         self._pulse()
         return self._told(self._tasks[task.id])
@@ -79,7 +82,7 @@ class MemoryTasks:
         if task and task.state is State.RUNNING:
             return False
         if task:
-            del self._tasks[task_id], self._sequence[task_id]
+            del self._tasks[task_id], self._sequence[task_id], self._since[task_id]
             self._turns.pop(task_id, None)
             self._ids_by_key.pop((task.owner, task.idempotency_key or ""), None)
         return True
@@ -158,7 +161,9 @@ class MemoryTasks:
         self._tick()
         if not self._waiting():  # nobody waits for a turn: no owner need be remembered
             self._turn_of_owner.clear()
-        return [self._tasks[task.id] for task in held]
+        changed = [*(task.id for task in held), *self._expired]
+        self._expired = []
+        return [self._tasks[task_id] for task_id in changed if task_id in self._tasks]
 
     async def expired(self, *, limit: int, counts: Mapping[State, int] | None = None) -> Sequence[str]:
         def end(task: Task) -> float:
@@ -173,6 +178,28 @@ class MemoryTasks:
 
     async def workers(self) -> Mapping[str, int]:
         return Counter(self._loaded[worker] for worker, end in self._deadlines.items() if end > self._clock())
+
+    async def figures(self) -> Figures:
+        self._tick()
+        now = self._clock()
+        queued, running = self._in(State.QUEUED), len(self._in(State.RUNNING))
+        since = [start for task in queued if (start := max(self._since[task.id], task.not_before or 0.0)) <= now]
+        most = self._limits.max_running
+        backlog = running + self._admissible()
+        return Figures(
+            queued=len(since),
+            scheduled=len(queued) - len(since),
+            running=running,
+            backlog=backlog if most is None else max(running, min(most, backlog)),
+            oldest_seconds=now - min(since, default=now),
+            workers=sum(end > now for end in self._deadlines.values()),
+            slots=sum(self._slots.values()),
+            lately={
+                state: sum((task.finished_at or 0.0) >= now - LATELY_SECONDS for task in self._in(state))
+                for state in State
+                if state.is_final
+            },
+        )
 
     async def leave(self, worker: str) -> None:
         if worker in self._deadlines:
@@ -218,6 +245,7 @@ class MemoryTasks:
         now = self._clock()
         for task in sorted(self._in(State.QUEUED), key=lambda task: self._sequence[task.id]):
             if task.expires_in_seconds is not None and task.created_at + task.expires_in_seconds <= now:
+                self._expired.append(task.id)
                 error = "The task waited longer than it was allowed to, and was not run."
                 self._finish(task, Outcome(State.TIMED_OUT, error=error))
             elif task.id not in self._turns and (task.not_before or 0.0) <= now:
@@ -237,6 +265,16 @@ class MemoryTasks:
         most = self._limits.max_running_per_caller
         running = Counter(task.owner for task in self._in(State.RUNNING))
         return [task for task in self._waiting() if not _is_reached(most, running[task.owner])]
+
+    def _admissible(self) -> int:
+        """How many of those that wait the limits of their owners would let start."""
+        most = self._limits.max_running_per_caller
+        running = Counter(task.owner for task in self._in(State.RUNNING))
+        waiting = Counter(task.owner for task in self._waiting())
+        return sum(
+            count if most is None else min(count, max(0, most - running[owner]))
+            for owner, count in waiting.items()
+        )
 
     def _told(self, task: Task) -> Task:
         """The task with its place."""
@@ -271,6 +309,7 @@ class MemoryTasks:
         elif task.attempt < task.max_attempts:
             self.tails.pop(task.id, None)
             self._tasks[task.id] = task.released()
+            self._since[task.id] = self._clock()
             self._pulse()
         else:
             error = LOST.format(attempt=task.attempt, max_attempts=task.max_attempts)

@@ -1,7 +1,8 @@
 -- Give queued tasks to a worker with a valid lease. ARGV: worker, number of the claim, how many, the most that
 -- may run, the most of one owner that may run (empty: no limit).
 -- A claim whose answer was lost is repeated under its number and gets the same tasks; an older number gets none.
--- Returns the records, then the ids of those that only a newer version understands.
+-- Returns the records, then the ids of those that only a newer version understands, and of those that have waited
+-- too long and were ended.
 
 local worker, number, wanted = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local newer = {}
@@ -106,4 +107,4 @@ for index, id in ipairs(claim()) do
   records[index] = redis.call('HGETALL', key('task', id))
 end
 mend_tokens() -- also when none was given: the token that led here may be another worker's
-return {records, newer}
+return {records, newer, expired}

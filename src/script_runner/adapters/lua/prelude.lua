@@ -194,7 +194,11 @@ local function give_up(id)
   end
 end
 
+-- Those that this script ended because they had waited too long.
+local expired = {}
+
 local function expire(id)
+  table.insert(expired, id)
   local error = 'The task waited longer than it was allowed to, and was not run.'
   dequeue(id)
   finish(id, 'timed_out', cjson.encode({state = 'timed_out', error = error}))

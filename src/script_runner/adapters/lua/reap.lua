@@ -1,5 +1,6 @@
 -- Settle what workers without a valid lease held, and what the clock brings.
--- Returns the ids it settled, then those that it left to a newer version.
+-- Returns the ids it settled, those that have waited too long and were ended among them, then those that it left to
+-- a newer version.
 -- After a time in which nobody looked (the server was away, or its clock jumped) it waits one lease,
 -- so that living workers can renew first.
 
@@ -46,6 +47,9 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('workers'), '-inf', dead
   settle(worker, settled, newer)
 end
 tick()
+for _, id in ipairs(expired) do
+  table.insert(settled, id)
+end
 for _, owner in ipairs(redis.call('SRANDMEMBER', key('backlogs'), 20)) do
   admit(owner)
 end

@@ -65,7 +65,7 @@ from redis.retry import Retry
 
 from script_runner.adapters.redis.wire import Wire
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import BAD_CURSOR, Limits, LogChunk, Page, Word
+from script_runner.ports import BAD_CURSOR, LATELY_SECONDS, Figures, Limits, LogChunk, Page, Word
 from script_runner.task import Outcome, Place, State, Task
 
 OLDEST_VERSION = (6, 2)
@@ -122,6 +122,7 @@ class RedisTasks:
         self._replicas = replicas
         self._format = newest
         self._claims = 1
+        self._expired: list[bytes] = []
         self._left_alone: set[str] = set()
         self._followed: dict[str, None] = {}
 
@@ -200,6 +201,8 @@ class RedisTasks:
     async def reap(self) -> Sequence[Task]:
         settled, newer = await self._run("reap")
         self._leave_alone(newer)
+        settled += self._expired
+        self._expired = []
         return [task for task_id in settled if (task := await self.get(task_id.decode()))]
 
     async def expired(self, *, limit: int, counts: Mapping[State, int] | None = None) -> Sequence[str]:
@@ -208,6 +211,22 @@ class RedisTasks:
 
     async def workers(self) -> Mapping[str, int]:
         return Counter(loaded.decode() for loaded in await self._run("alive"))
+
+    async def figures(self) -> Figures:
+        states = [state for state in State if state.is_final]
+        queued, scheduled, running, backlog, oldest, workers, slots, *lately = await self._run(
+            "figures", _milliseconds(LATELY_SECONDS), *(state.value for state in states)
+        )
+        return Figures(
+            queued=queued,
+            scheduled=scheduled,
+            running=running,
+            backlog=backlog,
+            oldest_seconds=oldest / 1000,
+            workers=workers,
+            slots=slots,
+            lately=dict(zip(states, lately, strict=True)),
+        )
 
     async def leave(self, worker: str) -> None:
         await self._run("leave", worker)
@@ -239,8 +258,9 @@ class RedisTasks:
     async def _claim(self, worker: str, limit: int) -> Sequence[Task]:
         """Claim under the next number; the number is used again until an answer has come."""
         most = (_or_empty(self._limits.max_running), _or_empty(self._limits.max_running_per_caller))
-        records, newer = await self._run("claim", worker, self._claims, limit, *most)
+        records, newer, expired = await self._run("claim", worker, self._claims, limit, *most)
         self._leave_alone(newer)
+        self._expired += expired
         if records:
             self._claims += 1
         return [task for record in records if (task := self._task(_pairs(record)))]
@@ -555,7 +575,7 @@ def _source(name: str) -> str:
 
 def _scripts(client: Any) -> dict[str, Any]:
     names = (
-        "add", "alive", "append", "cancel", "claim", "expired", "finish", "followed", "get",
+        "add", "alive", "append", "cancel", "claim", "expired", "figures", "finish", "followed", "get",
         "hear", "leave", "reap", "release", "remove",
     )  # fmt: skip
     return {name: client.register_script(_source(name)) for name in names}
