@@ -8,8 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "script_runner"
 
-NOUNS = {"errors", "task", "spec", "ports"}
-RULES = {"inputs", "command", "results"}
+NOUNS = {"errors", "task", "spec", "ports", "journal"}
+RULES = {"inputs", "command", "results", "trace"}
 CASES = {"service", "run", "worker"}
 
 MAY_IMPORT = {

@@ -92,17 +92,20 @@ def _parser() -> argparse.ArgumentParser:
     _config_option(up)
     _listen_options(up)
     _worker_options(up)
+    _watch_option(up)
     _store_options(up)
     up.add_argument("--data", metavar="DIR", help="folder for tasks and files (default: below ~/.local/state)")
 
     serve = _command(commands, "serve", _serve, "start the HTTP server")
     _config_option(serve)
     _listen_options(serve)
+    _watch_option(serve)
     _store_options(serve)
 
     worker = _command(commands, "worker", _worker, "start a worker")
     _config_option(worker)
     _worker_options(worker)
+    _watch_option(worker)
     _store_options(worker)
     worker.add_argument("--until-input-ends", action="store_true", help=argparse.SUPPRESS)
 
@@ -163,6 +166,11 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
 def _listen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", help="port, 0 for any (default: 8000, or the next free one)")
+
+
+def _watch_option(parser: argparse.ArgumentParser) -> None:
+    sentence = "serve /metrics, /health and /ready there, to anybody: an address of the inside network"
+    parser.add_argument("--metrics", metavar="HOST:PORT", help=sentence)
 
 
 def _worker_options(parser: argparse.ArgumentParser) -> None:
@@ -247,25 +255,26 @@ def _settings(options: argparse.Namespace) -> Settings:
         port=given.get("port"),
         redis_url=given.get("redis"),
         store_url=given.get("store"),
+        metrics=given.get("metrics"),
         concurrency=given.get("concurrency"),
         drain_timeout=given.get("drain_timeout"),
     )
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    """Tell the operator: on standard error, or where that is a log of JSON lines as one of them."""
+    if not wiring.say_in_log(sentence):
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def _say_error(error: Error) -> None:
     """One sentence, and the mistakes in a file one a line."""
+    if wiring.say_in_log(error.message, error.problems):
+        return
     _say(f"script-runner: {error.message}")
     for problem in error.problems:
         if problem.where in ("config", "file"):
             _say(f"  {problem.name}: {problem.problem}")
-
-
-def _start_logging(settings: Settings) -> None:
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _report_without_effect() -> None:
@@ -276,7 +285,7 @@ def _report_without_effect() -> None:
 
 def _up(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    _start_logging(settings)
+    wiring.start_logging(settings)
     _report_without_effect()
     spec = wiring.load(settings)
     wiring.auth_provider(settings, os.environ)
@@ -310,7 +319,7 @@ def _up(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    _start_logging(settings)
+    wiring.start_logging(settings)
     _report_without_effect()
     spec = wiring.load(settings)
     wiring.auth_provider(settings, os.environ)
@@ -327,7 +336,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _worker(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    _start_logging(settings)
+    wiring.start_logging(settings)
     if not options.until_input_ends:  # else the process above has said so
         _report_without_effect()
     spec = wiring.load(settings)

@@ -4,6 +4,7 @@ import difflib
 import fnmatch
 import json
 import os
+import re
 import tomllib
 import typing
 import zlib
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from script_runner.errors import Code, Error, Problem
 from script_runner.spec import RESERVED_NAMES, Part, PathRegex, Spec, Template
@@ -23,8 +24,20 @@ DEFAULT_CONFIG = "config.json"
 DEFAULT_RUNDIR = "."
 MAX_FILE_BYTES = 1 << 20
 MAX_SHOWN_CHARACTERS = 80
+LAST_PORT = 65_535
 
 Place = tuple[str | int, ...]
+
+
+def _address(text: str) -> str:
+    """The text, if it is a host and a port."""
+    found = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})", text)
+    if not found or int(found[1]) > LAST_PORT:
+        raise ValueError("HOST:PORT, such as 127.0.0.1:9090 or [::1]:9090")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
 
 
 class Settings(BaseModel):
@@ -46,7 +59,7 @@ class Settings(BaseModel):
     )
     auth_provider: str | None = Field(None, validation_alias="AUTH_PROVIDER")
     host: str = Field("127.0.0.1", validation_alias="SCRIPT_RUNNER_HOST")
-    port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
+    port: Annotated[int, Field(ge=0, le=LAST_PORT)] | None = Field(
         None, validation_alias=AliasChoices("SCRIPT_RUNNER_PORT", "PORT")
     )
     rundir: str = Field(DEFAULT_RUNDIR, validation_alias="SCRIPT_RUNNER_RUNDIR")
@@ -62,6 +75,9 @@ class Settings(BaseModel):
     log_level: str = Field(
         "info", validation_alias="SCRIPT_RUNNER_LOG_LEVEL", pattern="^(debug|info|warning|error)$"
     )
+    log_format: str = Field("text", validation_alias="SCRIPT_RUNNER_LOG_FORMAT", pattern="^(text|json)$")
+    report_seconds: float = Field(0.0, ge=0, allow_inf_nan=False, validation_alias="SCRIPT_RUNNER_REPORT_SECONDS")
+    metrics: Address | None = Field(None, validation_alias="SCRIPT_RUNNER_METRICS")
     server_version: str | None = Field(None, validation_alias="SERVER_VERSION")
 
     @property
@@ -75,6 +91,12 @@ class Settings(BaseModel):
             return f"{self.redis_url}{'&' if '?' in rest else '?'}username={name}&password={password}"
         return f"{url}://{name}:{password}@{rest}"
 
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port for those who watch."""
+        host, _, port = (self.metrics or "").rpartition(":")
+        return (host.strip("[]"), int(port)) if host else None
+
     def with_options(self, **options: Any) -> "Settings":
         """These settings with the command line's options on top; None means not given."""
         given = {name: value for name, value in options.items() if value is not None}
@@ -83,7 +105,7 @@ class Settings(BaseModel):
 
 PRIVATE_VARIABLES = (
     "SCRIPT_RUNNER_*", "REDIS_URL", "CELERY_*", "AUTH_PROVIDER", "AUTH0_*", "PORT",
-    "SERVER_NAME", "SERVER_VERSION",
+    "SERVER_NAME", "SERVER_VERSION", "OTEL_EXPORTER_OTLP_*HEADERS",
 )  # fmt: skip
 """What a script does not inherit: the runner's own settings and secrets."""
 
@@ -253,6 +275,8 @@ _EXPECTED = {
 
 def _expected(detail: Any) -> str:
     """What was expected in place of what came, in our words where pydantic's would be strange to a reader."""
+    if detail["type"] == "value_error":
+        return f"expected {detail['ctx']['error']}"
     words = _EXPECTED.get(detail["type"])
     said = words.format(**detail.get("ctx", {})) if words else detail["msg"].removeprefix("Input should be ")
     return f"expected {said}"

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Protocol
 from urllib.parse import quote
 
@@ -75,6 +76,7 @@ class Figures:
     ``queued`` waits for a worker or for a limit, ``scheduled`` for its time. ``backlog``: tasks that may start
     now, and those that run. ``oldest_seconds``: how long the oldest of the queued has waited, 0 without one.
     ``lately``: of the tasks that are kept, how many ended in which state in the last ``LATELY_SECONDS``.
+    ``versions``: how many workers run which version of this package, as far as they say so.
     """
 
     queued: int = 0
@@ -85,6 +87,7 @@ class Figures:
     workers: int = 0
     slots: int = 0
     lately: Mapping[State, int] = field(default_factory=dict)
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,10 @@ class Tasks(Protocol):
         """How much there is of everything; cheap, however many tasks there are."""
         ...
 
+    async def product(self) -> str:
+        """Which store it is, and its version."""
+        ...
+
     async def leave(self, worker: str) -> None:
         """End the lease of ``worker`` at once; what it still held is settled by the next ``reap``."""
         ...
@@ -190,10 +197,13 @@ class Tasks(Protocol):
 class Lease(Protocol):
     """The worker's right to hold tasks. Blocking, for a thread of its own."""
 
-    def renew(self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "") -> bool:
+    def renew(
+        self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "", version: str = ""
+    ) -> bool:
         """Hold the lease for ``seconds`` from now; False when it had been taken away in between.
 
-        ``slots`` says how many tasks the worker runs at once, ``configuration`` what it has loaded.
+        ``slots`` says how many tasks the worker runs at once, ``configuration`` what it has loaded, ``version``
+        which version of this package it is.
         """
         ...
 
@@ -321,3 +331,92 @@ class AuthProvider(Protocol):
     async def identify(self, authorization: Sequence[str]) -> Identity:
         """The identity behind the request's Authorization headers, or Error(UNAUTHENTICATED)."""
         ...
+
+
+class Watch(Protocol):
+    """Sees what goes on here, and counts it. It never fails and never waits."""
+
+    def answered(self, method: str, route: str, status: int, *, seconds: float) -> None:
+        """A request was answered; ``route`` is its template, never the path that was asked for."""
+        ...
+
+    def started(self, task: Task) -> None:
+        """A task was started here."""
+        ...
+
+    def finished(self, outcome: Outcome, *, seconds: float | None = None) -> None:
+        """A task has ended, once; ``seconds`` is how long its script ran, if it ran here."""
+        ...
+
+    def store_failed(self, store: str) -> None:
+        """The ``redis`` or the ``artifacts`` could not do what was asked."""
+        ...
+
+
+class Unwatched:
+    """Watch of what nobody watches."""
+
+    def answered(self, method: str, route: str, status: int, *, seconds: float) -> None:
+        """Nothing is counted."""
+
+    def started(self, task: Task) -> None:
+        """Nothing is counted."""
+
+    def finished(self, outcome: Outcome, *, seconds: float | None = None) -> None:
+        """Nothing is counted."""
+
+    def store_failed(self, store: str) -> None:
+        """Nothing is counted."""
+
+
+Attributes = Mapping[str, str | float]
+NO_ATTRIBUTES: Attributes = MappingProxyType({})
+
+
+class Span(Protocol):
+    """A part of a trace that has begun."""
+
+    @property
+    def traceparent(self) -> str | None:
+        """Under which its own parts are to begin (W3C Trace Context); None outside of any trace."""
+        ...
+
+    def end(
+        self, attributes: Attributes = NO_ATTRIBUTES, *, is_error: bool = False, at: float | None = None
+    ) -> None:
+        """It is over: now, or ``at`` (epoch seconds)."""
+        ...
+
+
+class Traces(Protocol):
+    """Tells where time went, across processes. It never fails and never waits."""
+
+    def begin(self, name: str, *, parent: str | None, kind: str = "internal", at: float | None = None) -> Span:
+        """A span under ``parent``, or a trace of its own; ``kind`` is server, consumer or internal."""
+        ...
+
+    async def close(self) -> None:
+        """Send what is not yet sent; give up soon."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """A span that is not recorded: what comes after it belongs where it belongs itself."""
+
+    traceparent: str | None
+
+    def end(
+        self, attributes: Attributes = NO_ATTRIBUTES, *, is_error: bool = False, at: float | None = None
+    ) -> None:
+        """Nothing is recorded."""
+
+
+class Untraced:
+    """Traces that nobody records; what callers say of theirs is passed on."""
+
+    def begin(self, name: str, *, parent: str | None, kind: str = "internal", at: float | None = None) -> Span:  # noqa: ARG002 - as the port has it
+        return PassedOn(parent)
+
+    async def close(self) -> None:
+        """Nothing is to be sent."""

@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from script_runner import command, results
+from script_runner import command, journal, results
 from script_runner.errors import Code, Error
 from script_runner.ports import STREAMS, Artifacts, Command, Executor, Label, LogChunk, Logs, Process
 from script_runner.spec import Spec
@@ -82,7 +82,7 @@ async def run(task: Task, workshop: Workshop, stop: "asyncio.Future[Stop]") -> O
             raise
         return Outcome(State.FAILED, error=error.message)
     except OSError as error:
-        _log.warning("run of task %s: %s", task.id, error)
+        _log.warning("run of task %s: %s", task.id, error, extra=journal.of_task(task.id))
         return Outcome(State.FAILED, error=f"The worker could not prepare the run: {error.strerror}.")
 
 
@@ -123,9 +123,12 @@ def _command(folder: Path, task: Task, workshop: Workshop) -> Command:
             f"The task was accepted under another configuration, without a value for {names}. Submit it again."
         )
         raise Error(Code.BAD_OUTPUT, message)
+    inherited = workshop.inherited
+    if task.traceparent:  # for scripts that trace themselves (OpenTelemetry, environment variables as carriers)
+        inherited = {**inherited, "TRACEPARENT": task.traceparent}
     return Command(
         argv=command.render(spec.command, values),
-        environment=command.environment(workshop.inherited, values),
+        environment=command.environment(inherited, values),
         run_folder=folder,
     )
 

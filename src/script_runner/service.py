@@ -1,19 +1,20 @@
 """All that a front door may ask: submit, get, list, cancel, remove, logs, artifacts."""
 
+import asyncio
 import hashlib
 import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
-from script_runner import inputs
+from script_runner import inputs, journal
 from script_runner.errors import Code, Error, Problem
 from script_runner.inputs import Request
-from script_runner.ports import Artifacts, Identity, LogChunk, Logs, Page, Tasks
+from script_runner.ports import Artifacts, Figures, Identity, LogChunk, Logs, Page, Tasks, Unwatched, Watch
 from script_runner.spec import LEAST_PRIORITY, Spec
-from script_runner.task import Artifact, Results, State, Task
+from script_runner.task import Artifact, Outcome, Results, State, Task
 
 MAX_PAGE = 200
 MAX_LOG_OFFSET = 1 << 53
@@ -21,6 +22,10 @@ MAX_LOG_OFFSET = 1 << 53
 
 LOG_BYTES = 1 << 20
 """How much of a log one answer carries."""
+
+FIGURES_SECONDS = 1.0
+STORE_SECONDS = 30.0
+"""How old what is known of the queue, and of the store itself, may be when it is told."""
 
 EXPIRY_PIECE = 100
 EXPIRY_ROUNDS = 20
@@ -40,6 +45,17 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """By which request a task came, for those who look into it later. ``traceparent``: W3C Trace Context."""
+
+    request_id: str | None = None
+    traceparent: str | None = None
+
+
+UNKNOWN_ORIGIN = Origin()
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """The script's front: knows who may see what, and nothing of HTTP."""
 
@@ -47,8 +63,15 @@ class Service:
     tasks: Tasks
     logs: Logs
     artifacts: Artifacts
+    watch: Watch = field(default_factory=Unwatched)
+    lookout: "Lookout" = field(init=False, compare=False, repr=False)
 
-    async def submit(self, identity: Identity, request: Request, wishes: Wishes | None = None) -> Task:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lookout", Lookout(self.tasks))
+
+    async def submit(
+        self, identity: Identity, request: Request, wishes: Wishes | None = None, origin: Origin = UNKNOWN_ORIGIN
+    ) -> Task:
         """Check the request and queue a task durably; Error says what is wrong with it.
 
         A request that repeats an earlier one under its idempotency key gets the task of that one.
@@ -68,8 +91,13 @@ class Service:
             expires_in_seconds=wishes.expires_in_seconds or self.spec.expires_in_seconds,
             idempotency_key=wishes.idempotency_key,
             fingerprint=_fingerprint(request, wishes) if wishes.idempotency_key else "",
+            request_id=origin.request_id,
+            traceparent=origin.traceparent,
         )
-        return await self.tasks.add(task)
+        stands = await self.tasks.add(task)
+        if stands.id == task.id:
+            journal.event(_log, "submitted", f"task {task.id} is queued", {"task_id": task.id})
+        return stands
 
     async def get(self, identity: Identity, task_id: str) -> Task:
         """The caller's task; Error(NOT_FOUND) alike for one that is unknown and one of somebody else."""
@@ -86,10 +114,12 @@ class Service:
 
     async def cancel(self, identity: Identity, task_id: str) -> Task:
         """Ask a task to stop; a final one stays as it is."""
-        await self.get(identity, task_id)
+        before = await self.get(identity, task_id)
         task = await self.tasks.cancel(task_id)
         if task is None:
             raise Error(Code.NOT_FOUND, "There is no such task.")
+        if before.state is State.QUEUED and task.state is State.CANCELLED:
+            note_end(task, self.watch)
         return task
 
     async def remove(self, identity: Identity, task_id: str) -> None:
@@ -131,20 +161,87 @@ class Service:
         """The bytes of a kept file."""
         return self.artifacts.read(artifact.key, start=start, stop=stop)
 
-    async def readiness(self) -> Mapping[str, int]:
-        """How many workers are alive, by their configuration; Error(UNAVAILABLE) with what is missing."""
-        workers = await self.tasks.workers()
+    async def readiness(self) -> "Readiness":
+        """How the installation is; Error(UNAVAILABLE) with what is missing."""
+        configurations, figures = await self.tasks.workers(), await self.tasks.figures()
         await self.artifacts.check()
-        return workers
+        product, dangers = await self.lookout.store()
+        return Readiness(figures, configurations, product, tuple(dangers))
 
 
-async def tend(tasks: Tasks, artifacts: Artifacts, counts: Mapping[State, int]) -> None:
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How the installation is.
+
+    Its figures; how many workers have loaded which configuration; which store it has, and what about that
+    endangers tasks.
+    """
+
+    figures: Figures
+    configurations: Mapping[str, int]
+    store: str
+    warnings: Sequence[str]
+
+
+class Lookout:
+    """What those who watch ask for again and again: the store is asked once in a while, however many they are."""
+
+    def __init__(self, tasks: Tasks, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tasks = tasks
+        self._clock = clock
+        self._asking = asyncio.Lock()
+        self._figures: tuple[float, Figures] | None = None
+        self._store: tuple[float, tuple[str, Sequence[str]]] | None = None
+
+    async def figures(self) -> Figures:
+        """The figures of now, or of a moment ago; Error(UNAVAILABLE) while the store is away."""
+        async with self._asking:
+            if self._figures is None or self._clock() - self._figures[0] >= FIGURES_SECONDS:
+                self._figures = (self._clock(), await self._tasks.figures())
+            return self._figures[1]
+
+    async def store(self) -> tuple[str, Sequence[str]]:
+        """Which store it is, and what about it endangers tasks; Error(UNAVAILABLE) if it is away or no use."""
+        async with self._asking:
+            if self._store is None or self._clock() - self._store[0] >= STORE_SECONDS:
+                self._store = (self._clock(), await self._asked())
+            return self._store[1]
+
+    async def _asked(self) -> tuple[str, Sequence[str]]:
+        try:
+            return await self._tasks.product(), await self._tasks.check()
+        except Error as error:
+            raise Error(Code.UNAVAILABLE, error.message) from None
+
+
+def note_end(task: Task, watch: Watch) -> None:
+    """Count and log the end of a task that no worker reports."""
+    outcome = task.outcome or Outcome(task.state)
+    watch.finished(outcome)
+    sentence = f"task {task.id} ended: {task.state}"
+    fields = {
+        "task_id": task.id,
+        "request_id": task.request_id,
+        "attempt": task.attempt,
+        "state": task.state.value,
+        "reason": outcome.reason,
+    }
+    journal.event(_log, "finished", sentence, fields)
+
+
+async def tend(
+    tasks: Tasks, artifacts: Artifacts, counts: Mapping[State, int], watch: Watch | None = None
+) -> None:
     """Settle what dead workers held, and let go of what is past its retention or beyond its ``counts``.
 
     Any number may do so at once.
     """
     for task in await tasks.reap():
-        _log.warning("the worker of task %s was lost: the task is now %s", task.id, task.state)
+        if task.outcome is None or task.outcome.reason != "queue":
+            sentence = "the worker of task %s was lost: the task is now %s"
+            _log.warning(sentence, task.id, task.state, extra=journal.of_task(task.id))
+        if task.state.is_final:
+            note_end(task, watch or Unwatched())
     for _ in range(EXPIRY_ROUNDS):
         ids = await tasks.expired(limit=EXPIRY_PIECE, counts=counts)
         for task_id in ids:

@@ -62,6 +62,25 @@ class Outcome:
     files: tuple[Artifact, ...] = ()
     logs: tuple[Artifact, ...] = ()
 
+    @property
+    def reason(self) -> str:
+        """Why it ended so, in one of a few words (docs/operating.md)."""
+        match self.state:
+            case State.TIMED_OUT:
+                return "run" if self.exit_code is not None else "queue"
+            case State.CANCELLED:
+                return "caller"
+            case State.LOST:
+                return "worker"
+            case State.FAILED if self.exit_code is None:
+                return "start"
+            case State.FAILED if self.exit_code:
+                return "exit" if self.exit_code > 0 else "signal"
+            case State.FAILED:
+                return "output"
+            case _:
+                return "none"
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -77,7 +96,8 @@ class Task:
 
     ``configuration`` is the fingerprint of the one it was accepted under. ``retention`` overrules
     ``retention_seconds`` for some final states. ``idempotency_key`` and ``fingerprint`` tell a repeated request
-    from another. ``attempt`` counts the starts that count, ``run`` every one: worker and run name the holder.
+    from another. ``request_id`` and ``traceparent`` (W3C Trace Context) say with which request it came.
+    ``attempt`` counts the starts that count, ``run`` every one: worker and run name the holder.
     """
 
     id: str
@@ -92,6 +112,8 @@ class Task:
     expires_in_seconds: float | None = None
     idempotency_key: str | None = None
     fingerprint: str = ""
+    request_id: str | None = None
+    traceparent: str | None = None
     state: State = State.QUEUED
     created_at: float = 0.0
     started_at: float | None = None
@@ -124,6 +146,11 @@ class Task:
     def is_held_by(self, other: "Task") -> bool:
         """Whether ``other`` names the run that holds this task now: same worker, same run (the fence)."""
         return self.state is State.RUNNING and self.worker == other.worker and self.run == other.run
+
+    @property
+    def due_at(self) -> float:
+        """From when on it could have been started the first time."""
+        return max(self.created_at, self.not_before or 0.0)
 
     def keep_seconds(self, state: State) -> float:
         """How long the task is kept once it has ended in ``state``."""

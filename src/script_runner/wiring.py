@@ -7,6 +7,7 @@ process carries the other: 15 MB and 0.2 s each.
 import asyncio
 import contextlib
 import ipaddress
+import json
 import logging
 import os
 import re
@@ -15,21 +16,23 @@ import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from script_runner import __version__, command, inputs
+from script_runner import __version__, command, inputs, journal
+from script_runner.adapters.listener import Answer, Listener, Page
 from script_runner.adapters.redis import RedisLease, RedisLogs, RedisTasks, check_url
 from script_runner.adapters.store import FileArtifacts
 from script_runner.adapters.valkey import EmbeddedServer
+from script_runner.adapters.watched import WatchedArtifacts
 from script_runner.config import Settings, default_data_folder, read_spec, script_environment
 from script_runner.errors import Code, Error, Problem
 from script_runner.inputs import Request
-from script_runner.ports import Artifacts, AuthProvider, Limits
-from script_runner.service import Service, tend
+from script_runner.ports import Artifacts, AuthProvider, Figures, Limits, Traces, Untraced, Unwatched, Watch
+from script_runner.service import Lookout, Service, tend
 from script_runner.spec import Spec
 from script_runner.worker import cancelled, first_of
 
@@ -116,13 +119,13 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def _parts(settings: Settings, spec: Spec) -> AsyncIterator[Parts]:
+async def _parts(settings: Settings, spec: Spec, watch: Watch) -> AsyncIterator[Parts]:
     url = required_redis_url(settings)
     limits = Limits(spec.max_queued, spec.max_queued_per_caller, spec.max_running, spec.max_running_per_caller)
     parts = Parts(
-        RedisTasks(url, settings.namespace, limits, replicas=settings.redis_replicas),
-        RedisLogs(url, settings.namespace),
-        _artifacts(settings),
+        RedisTasks(url, settings.namespace, limits, replicas=settings.redis_replicas, watch=watch),
+        RedisLogs(url, settings.namespace, watch=watch),
+        WatchedArtifacts(_artifacts(settings), watch),
     )
     try:
         yield parts
@@ -272,34 +275,46 @@ async def serve(
     announce: Announce,
 ) -> None:
     """Serve the API until ``stop`` is set, and then until callers have gone elsewhere; ``hurry`` ends that."""
+    from script_runner.adapters.prometheus import PrometheusWatch  # noqa: PLC0415 - 1 MB that a worker may do without
     from script_runner.web.api import Options, application  # noqa: PLC0415 - the server's half
 
     word, auth = auth_provider(settings, os.environ)
-    async with _parts(settings, spec) as parts:
-        service = Service(spec, parts.tasks, parts.logs, parts.artifacts)
+    watch = PrometheusWatch(is_server=True)
+    traces = _traces()
+    async with _parts(settings, spec, watch) as parts:
+        service = Service(spec, parts.tasks, parts.logs, parts.artifacts, watch)
+
+        async def metrics(accept: str) -> tuple[str, bytes]:
+            return watch.page(accept, await _known_figures(service.lookout))
+
         options = Options(
             version=settings.server_version or __version__,
             max_body_bytes=settings.max_body_bytes,
             cors_origins=tuple(settings.cors_origins.split()),
             is_authenticated=word != "none",
             is_stopping=stop.is_set,
+            metrics=metrics,
         )
-        server = _server(application(service, auth, options), settings)
+        server = _server(application(service, auth, options, traces=traces))
+        tend_seconds = min(TEND_SECONDS, settings.lease_seconds / 5)
         chores = [
             asyncio.create_task(_report_dangers(parts.tasks)),
-            asyncio.create_task(_tend(parts, spec, pause_seconds=min(TEND_SECONDS, settings.lease_seconds / 5))),
+            asyncio.create_task(_report_figures(service.lookout, settings.report_seconds)),
+            asyncio.create_task(_tend(parts, spec, watch, pause_seconds=tend_seconds)),
             asyncio.create_task(_end(server, stop, hurry, linger_seconds=settings.linger_seconds)),
         ]
         if word == "none":
             _log.warning("AUTH_PROVIDER is none: whoever reaches this server may use it")
         try:
-            await server.serve([listener])
+            async with _watched_at(settings.metrics_address, _server_pages(service, options)):
+                await server.serve([listener])
         finally:
             await cancelled(chores)
+            await traces.close()
     announce("Server stopped.")
 
 
-def _server(app: Any, settings: Settings) -> Any:
+def _server(app: Any) -> Any:
     """A uvicorn server without its own signal handling: ours is in one place."""
     import uvicorn  # noqa: PLC0415 - the server's half
 
@@ -317,8 +332,8 @@ def _server(app: Any, settings: Settings) -> Any:
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="info" if settings.log_level == "debug" else "warning",
-        access_log=settings.log_level == "debug",
+        log_level="warning",
+        access_log=False,  # our own line knows the request's id and route
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=SECONDS_TO_CLOSE,
@@ -340,10 +355,10 @@ async def _end(server: Any, stop: asyncio.Event, hurry: asyncio.Event, *, linger
     server.should_exit = True
 
 
-async def _tend(parts: Parts, spec: Spec, *, pause_seconds: float) -> None:
+async def _tend(parts: Parts, spec: Spec, watch: Watch, *, pause_seconds: float) -> None:
     while True:
         try:
-            await tend(parts.tasks, parts.artifacts, spec.kept_counts)
+            await tend(parts.tasks, parts.artifacts, spec.kept_counts, watch)
         except Error as error:
             _log.debug("cannot tend: %s", error.message)
         except Exception:  # noqa: BLE001 - it is tried again in a moment, and must not stop
@@ -367,6 +382,112 @@ async def _report_dangers(tasks: RedisTasks) -> None:
             return
 
 
+async def _report_figures(lookout: Lookout, pause_seconds: float) -> None:
+    """Log the figures of the queue every so often; for platforms that scale by what a log says."""
+    while pause_seconds:
+        if figures := await _known_figures(lookout):
+            fields = {
+                "queued": figures.queued,
+                "running": figures.running,
+                "scheduled": figures.scheduled,
+                "backlog": figures.backlog,
+                "oldest_seconds": round(figures.oldest_seconds, 3),
+                "workers": figures.workers,
+                "slots": figures.slots,
+            }
+            sentence = "queue: " + ", ".join(f"{name} {value}" for name, value in fields.items())
+            journal.event(_log, "queue", sentence, fields)
+        await asyncio.sleep(pause_seconds)
+
+
+async def _known_figures(lookout: Lookout) -> Figures | None:
+    """The figures of the queue; None while the store does not tell."""
+    try:
+        return await lookout.figures()
+    except Error as error:
+        _log.debug("no figures: %s", error.message)
+        return None
+
+
+# Being watched
+
+
+def start_logging(settings: Settings) -> None:
+    """Log to standard error, as text or as JSON."""
+    journal.start(level=settings.log_level, is_json=settings.log_format == "json")
+
+
+def say_in_log(sentence: str, problems: Sequence[Problem] | None = None) -> bool:
+    """Log what the command line has to say, an error with its ``problems``; False unless the log is JSON."""
+    if journal.is_json():
+        fields = {"problems": [asdict(problem) for problem in problems]} if problems else {}
+        _log.log(logging.INFO if problems is None else logging.ERROR, sentence, extra={"fields": fields})
+    return journal.is_json()
+
+
+def _traces() -> Traces:
+    """Where traces are sent to, if the environment says so and what it takes is installed."""
+    return Untraced()
+
+
+@contextlib.asynccontextmanager
+async def _watched_at(address: tuple[str, int] | None, pages: Mapping[str, Page]) -> AsyncIterator[None]:
+    """Serve pages for those who watch at this address, if there is one."""
+    if address is None:
+        yield
+        return
+    listener = Listener(pages)
+    try:
+        port = await listener.start(*address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"Cannot listen on {address[0]} port {address[1]}: {reason}. Choose another with --metrics."
+        raise Error(Code.INVALID_CONFIG, message, (Problem("option", "--metrics", reason),)) from None
+    _log.info("for those who watch: http://%s:%d/metrics", address[0], port)
+    try:
+        yield
+    finally:
+        await listener.close()
+
+
+def _server_pages(service: Service, options: Any) -> Mapping[str, Page]:
+    from script_runner.web import documents  # noqa: PLC0415 - the server's half
+
+    async def metrics(accept: str) -> Answer:
+        return Answer(200, *await options.metrics(accept))
+
+    async def ready(_accept: str) -> Answer:
+        if options.is_stopping():
+            return _json_answer(503, {"ready": False, "detail": "The server is stopping."})
+        try:
+            found = await service.readiness()
+        except Error as error:
+            return _json_answer(503, {"ready": False, "detail": error.message})
+        return _json_answer(200, documents.readiness(service.spec, found, version=options.version))
+
+    return {"/metrics": metrics, "/health": _health, "/ready": ready}
+
+
+def _worker_pages(watch: Any, worker: Any) -> Mapping[str, Page]:
+    async def metrics(accept: str) -> Answer:
+        return Answer(200, *watch.page(accept))
+
+    async def ready(_accept: str) -> Answer:
+        if worker.is_ready:
+            return _json_answer(200, {"ready": True})
+        return _json_answer(503, {"ready": False, "detail": "The worker does not hold its lease, or it drains."})
+
+    return {"/metrics": metrics, "/health": _health, "/ready": ready}
+
+
+async def _health(_accept: str) -> Answer:
+    return _json_answer(200, {"version": __version__})
+
+
+def _json_answer(status: int, document: Mapping[str, Any]) -> Answer:
+    return Answer(status, "application/json", json.dumps(document).encode())
+
+
 # The worker
 
 
@@ -378,7 +499,13 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
 
     for caution in cautions(spec):
         _log.warning(caution)
-    async with _parts(settings, spec) as parts:
+    watch: Watch = Unwatched()
+    if settings.metrics_address:
+        from script_runner.adapters.prometheus import PrometheusWatch  # noqa: PLC0415 - 1 MB that not all need
+
+        watch = PrometheusWatch(is_server=False)
+    traces = _traces()
+    async with _parts(settings, spec, watch) as parts:
         lease = RedisLease(required_redis_url(settings), settings.namespace)
         executor = LocalExecutor(keep_folders=bool(spec.debug))
         terms = Terms(
@@ -387,6 +514,7 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
             configuration=spec.fingerprint,
             lease_seconds=settings.lease_seconds,
             drain_seconds=settings.drain_timeout,
+            version=__version__,
         )
         workshop = Workshop(
             spec,
@@ -398,11 +526,14 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
         )
         _log.info("worker %s runs up to %d script(s) at once", terms.name, terms.concurrency)
         report = asyncio.create_task(_report_dangers(parts.tasks))
+        worker = Worker(terms, tasks=parts.tasks, lease=lease, workshop=workshop, watch=watch, traces=traces)
         try:
-            await Worker(terms, tasks=parts.tasks, lease=lease, workshop=workshop).work(drain, hurry=hurry)
+            async with _watched_at(settings.metrics_address, _worker_pages(watch, worker)):
+                await worker.work(drain, hurry=hurry)
         finally:
             await cancelled([report])
             await executor.close()
+            await traces.close()
     _log.info("worker %s stopped", terms.name)
 
 
@@ -464,6 +595,14 @@ async def keep_worker(settings: Settings, *, stop: asyncio.Event, hurry: asyncio
             await first_of(stop.wait(), asyncio.sleep(1.0))
 
 
+def _next_address(settings: Settings) -> str:
+    """Where the worker of ``up`` is watched: one port further than the server; empty for nowhere."""
+    if not settings.metrics or not settings.metrics_address:
+        return ""
+    host, port = settings.metrics.rpartition(":")[0], settings.metrics_address[1]
+    return f"{host}:{port + 1 if port else 0}"
+
+
 async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
     """A worker that drains by itself when this process is gone: its standard input ends then."""
     own = {
@@ -477,6 +616,8 @@ async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
         "SCRIPT_RUNNER_DRAIN_TIMEOUT": str(settings.drain_timeout),
         "SCRIPT_RUNNER_REDIS_REPLICAS": str(settings.redis_replicas),
         "SCRIPT_RUNNER_LOG_LEVEL": settings.log_level,
+        "SCRIPT_RUNNER_LOG_FORMAT": settings.log_format,
+        "SCRIPT_RUNNER_METRICS": _next_address(settings),
     }
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "script_runner", "worker", "--until-input-ends"),

@@ -7,13 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from script_runner import journal
 from script_runner.errors import Error
-from script_runner.ports import Lease, Tasks
+from script_runner.ports import Lease, Span, Tasks, Traces, Untraced, Unwatched, Watch
 from script_runner.run import Stop, Workshop, run
-from script_runner.service import tend
+from script_runner.service import note_end, tend
 from script_runner.task import Outcome, State, Task
 
 WAIT_SECONDS = 5.0
@@ -48,6 +49,7 @@ class Terms:
     configuration: str = ""
     lease_seconds: float = 10.0
     drain_seconds: float = 30.0
+    version: str = ""
 
 
 _Run = tuple[str, int]
@@ -64,6 +66,7 @@ class _Running:
     stop: "asyncio.Future[Stop]"
     over: asyncio.Event
     is_unstarted: bool = False
+    seconds: float = 0.0
 
 
 def _new_running(task: Task) -> _Running:
@@ -73,17 +76,34 @@ def _new_running(task: Task) -> _Running:
 class Worker:
     """Runs up to ``concurrency`` scripts at once, under one lease."""
 
-    def __init__(self, terms: Terms, *, tasks: Tasks, lease: Lease, workshop: Workshop) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        *,
+        tasks: Tasks,
+        lease: Lease,
+        workshop: Workshop,
+        watch: Watch | None = None,
+        traces: Traces | None = None,
+    ) -> None:
         self._terms = terms
         self._tasks = tasks
         self._lease = lease
         self._workshop = workshop
+        self._watch = watch or Unwatched()
+        self._traces = traces or Untraced()
         self._heart: _Heart
+        self._takes_tasks = False
         self._trouble = ""
         self._configurations = {terms.configuration}
         self._running: dict[_Run, _Running] = {}
         self._reported: dict[_Run, Outcome] = {}
         self._carriers: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes tasks: it holds its lease, and does not drain."""
+        return self._takes_tasks and not self._heart.is_overdue
 
     async def work(self, drain: asyncio.Event, *, hurry: asyncio.Event) -> None:
         """Work until ``drain`` is set, then finish what runs; ``hurry`` ends that at once."""
@@ -100,7 +120,9 @@ class Worker:
         chores = [asyncio.create_task(_again(chore)) for chore in (self._hear, self._tend)]
         try:
             await first_of(registered.wait(), drain.wait())
+            self._takes_tasks = not drain.is_set()
             await self._claim_until(drain)
+            self._takes_tasks = False
             await self._drain(hurry)
         finally:
             await cancelled(chores)
@@ -169,9 +191,12 @@ class Worker:
 
     async def _carry(self, running: _Running) -> None:
         task = running.task
+        journal.about(
+            request_id=task.request_id, task_id=task.id, worker=task.worker, attempt=task.attempt, run=task.run
+        )
         try:
             await self._end_of_earlier(task)
-            outcome = await self._outcome(running)
+            outcome = await self._watched(running)
             running.over.set()
             await self._settle(task, outcome, running)
         finally:
@@ -185,10 +210,28 @@ class Worker:
                 _stop(earlier, Stop.LAPSED)
                 await earlier.over.wait()
 
-    async def _outcome(self, running: _Running) -> Outcome | None:
+    async def _watched(self, running: _Running) -> Outcome | None:
+        """The outcome of a run, which is told to those who watch."""
+        task = running.task
+        journal.event(_log, "started", f"task {task.id} starts (attempt {task.attempt})", {})
+        self._watch.started(task)
+        if task.run == 1:
+            self._traces.begin("queued", parent=task.traceparent, at=task.due_at).end(at=task.started_at)
+        span = self._traces.begin("run", parent=task.traceparent, kind="consumer")
+        began = time.monotonic()
+        outcome = None
+        try:
+            outcome = await self._outcome(running, span)
+        finally:
+            running.seconds = time.monotonic() - began
+            _end(span, task, outcome)
+        return outcome
+
+    async def _outcome(self, running: _Running, span: Span) -> Outcome | None:
         lapses = self._heart.lapses
         try:
-            outcome = await run(running.task, self._workshop, running.stop)
+            task = replace(running.task, traceparent=span.traceparent)
+            outcome = await run(task, self._workshop, running.stop)
         except Error as error:
             _log.error("task %s goes back to the queue: %s", running.task.id, error.message)
             running.is_unstarted = True
@@ -212,9 +255,10 @@ class Worker:
         while True:
             try:
                 if outcome is None:
-                    await self._tasks.release(task, counted=counted)
+                    await self._release(task, counted=counted)
                 elif await self._tasks.finish(task, outcome):
                     self._remember(task, outcome)
+                    self._tell_end(task, outcome, running.seconds)
                 else:
                     _log.warning("task %s was given to another worker; its outcome here is dropped", task.id)
                     await self._workshop.artifacts.remove(f"{task.id}/{task.run}")
@@ -225,6 +269,24 @@ class Worker:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
+
+    async def _release(self, task: Task, *, counted: bool) -> None:
+        """Give a task back; one that may not run again ends by that."""
+        if await self._tasks.release(task, counted=counted):
+            with contextlib.suppress(Error):
+                given_back = await self._tasks.get(task.id)
+                if given_back and given_back.state.is_final:
+                    note_end(given_back, self._watch)
+
+    def _tell_end(self, task: Task, outcome: Outcome, seconds: float) -> None:
+        self._watch.finished(outcome, seconds=seconds)
+        fields = {
+            "state": outcome.state.value,
+            "reason": outcome.reason,
+            "exit_code": outcome.exit_code,
+            "seconds": round(seconds, 3),
+        }
+        journal.event(_log, "finished", f"task {task.id} ended: {outcome.state} ({seconds:.3g} s)", fields)
 
     def _remember(self, task: Task, outcome: Outcome) -> None:
         self._reported[_run_of(task)] = outcome
@@ -242,7 +304,8 @@ class Worker:
             _stop(latest[task_id], Stop.CANCELLED)
         for task_id in word.taken:
             if not latest[task_id].over.is_set():
-                _log.warning("task %s is no longer held by this worker: its script is killed", task_id)
+                sentence = "task %s is no longer held by this worker: its script is killed"
+                _log.warning(sentence, task_id, extra=journal.of_task(task_id))
                 _stop(latest[task_id], Stop.LAPSED)
         for task in word.left:
             if task.id not in latest and _run_of(task) not in self._running:
@@ -253,18 +316,20 @@ class Worker:
     async def _settle_left(self, task: Task) -> None:
         """The ledger has this worker hold a task that it does not run: it has forgotten how that ended."""
         outcome = self._reported.get(_run_of(task))
-        _log.warning("task %s is held by this worker, which does not run it: it is settled", task.id)
+        sentence = "task %s is held by this worker, which does not run it: it is settled"
+        _log.warning(sentence, task.id, extra=journal.of_task(task.id))
         if outcome is None:
-            await self._tasks.release(task, counted=True)
-        else:
-            await self._tasks.finish(task, outcome)
+            await self._release(task, counted=True)
+        elif await self._tasks.finish(task, outcome):
+            note_end(replace(task, state=outcome.state, outcome=outcome), self._watch)
 
     # Being stopped
 
     def _lapse(self) -> None:
         """The lease may be gone: what runs here may be given to another at any moment, so it must not run on."""
         for running in self._running.values():
-            _log.warning("the lease lapsed: the script of task %s is killed", running.task.id)
+            sentence = "the lease lapsed: the script of task %s is killed"
+            _log.warning(sentence, running.task.id, extra=journal.of_task(running.task.id))
             _stop(running, Stop.LAPSED)
 
     async def _drain(self, hurry: asyncio.Event) -> None:
@@ -282,8 +347,17 @@ class Worker:
         await cancelled(list(self._carriers))
 
     async def _tend(self) -> None:
-        await tend(self._tasks, self._workshop.artifacts, self._workshop.spec.kept_counts)
+        await tend(self._tasks, self._workshop.artifacts, self._workshop.spec.kept_counts, self._watch)
         await asyncio.sleep(min(1.0, self._terms.lease_seconds / RENEWALS))
+
+
+def _end(span: Span, task: Task, outcome: Outcome | None) -> None:
+    """The end of a run in its trace; one without an outcome was given up."""
+    state = outcome.state.value if outcome else "given up"
+    attributes: dict[str, str | float] = {"task.id": task.id, "task.attempt": task.attempt, "task.state": state}
+    if outcome and outcome.exit_code is not None:
+        attributes["process.exit.code"] = outcome.exit_code
+    span.end(attributes, is_error=outcome is None or outcome.state is not State.SUCCEEDED)
 
 
 def _stop(running: _Running, reason: Stop) -> None:
@@ -340,6 +414,7 @@ class _Heart(threading.Thread):
             seconds=terms.lease_seconds,
             slots=terms.concurrency,
             configuration=terms.configuration,
+            version=terms.version,
         )
         held_before, held_until = self._held_until, beat_at + terms.lease_seconds * HELD_PART
         self._on_hold(held_until)

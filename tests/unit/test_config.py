@@ -674,6 +674,24 @@ def test_all_wrong_settings_at_once() -> None:
     }
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9090", "[::1]:0", "inside.example:65535"])
+def test_address_for_those_who_watch(address: str) -> None:
+    """An address is a host and a port; brackets belong to the notation only (RFC 3986, section 3.2.2)."""
+    found = config.read_settings({"SCRIPT_RUNNER_METRICS": address}).metrics_address
+
+    host, _, port = address.rpartition(":")
+    assert found == (host.strip("[]"), int(port))
+
+
+@pytest.mark.parametrize(
+    "address", ["9090", ":9090", "::1:9090", "host:", "host:65536", "host:x", "a b:1", "http://a:1"]
+)
+def test_what_is_no_address(address: str) -> None:
+    """What is no host and port is refused, with an example of one."""
+    with pytest.raises(Error, match="HOST:PORT, such as"):
+        config.read_settings({"SCRIPT_RUNNER_METRICS": address})
+
+
 @pytest.mark.parametrize(
     "name", ["SCRIPT_RUNNER_LEASE_SECONDS", "SCRIPT_RUNNER_DRAIN_TIMEOUT", "SCRIPT_RUNNER_LINGER_SECONDS"]
 )

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.servers import until
@@ -100,11 +101,11 @@ class LateLease(MemoryLease):
         self.renewals = 0
         self.answers = threading.Event()
 
-    def renew(self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "") -> bool:
+    def renew(self, worker: str, **terms: Any) -> bool:
         self.renewals += 1
         if self.renewals == 2:
             assert self.answers.wait(60)
-        return super().renew(worker, seconds=seconds, slots=slots, configuration=configuration)
+        return super().renew(worker, **terms)
 
 
 class CountingExecutor(LocalExecutor):

@@ -370,6 +370,7 @@ STATUSES = {
     "getLogs": {"200", "400", "404", "503"},
     "getHealth": {"200"},
     "getReadiness": {"200", "503"},
+    "getMetrics": {"200"},
     "getOpenapi": {"200"},
     "getDocs": {"200"},
 }

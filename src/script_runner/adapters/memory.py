@@ -34,6 +34,7 @@ class MemoryTasks:
         self._pace: float | None = None
         self._slots: dict[str, int] = {}
         self._loaded: dict[str, str] = {}
+        self._versions: dict[str, str] = {}
         self._deadlines: dict[str, float] = {}
         self._quiet_until: float | None = None
         self._looked = 0.0
@@ -158,6 +159,7 @@ class MemoryTasks:
             del self._deadlines[worker], self._loaded[worker]
             self._told_to_stop.discard(worker)
             self._slots.pop(worker, None)
+            self._versions.pop(worker, None)
         self._tick()
         if not self._waiting():  # nobody waits for a turn: no owner need be remembered
             self._turn_of_owner.clear()
@@ -199,16 +201,25 @@ class MemoryTasks:
                 for state in State
                 if state.is_final
             },
+            versions=Counter(self._versions.values()),
         )
+
+    async def product(self) -> str:
+        return "memory"
 
     async def leave(self, worker: str) -> None:
         if worker in self._deadlines:
             self._deadlines[worker] = 0.0
             self._slots.pop(worker, None)
+            self._versions.pop(worker, None)
 
-    def renew(self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "") -> bool:
+    def renew(
+        self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "", version: str = ""
+    ) -> bool:
         """As Lease.renew."""
         known = worker in self._deadlines
+        if version:
+            self._versions[worker] = version
         self._slots[worker] = slots
         self._loaded[worker] = configuration
         self._lease_seconds = seconds
@@ -338,8 +349,12 @@ class MemoryLease:
     def __init__(self, tasks: MemoryTasks) -> None:
         self._tasks = tasks
 
-    def renew(self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "") -> bool:
-        return self._tasks.renew(worker, seconds=seconds, slots=slots, configuration=configuration)
+    def renew(
+        self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "", version: str = ""
+    ) -> bool:
+        return self._tasks.renew(
+            worker, seconds=seconds, slots=slots, configuration=configuration, version=version
+        )
 
     def close(self) -> None:
         """Nothing is held open."""

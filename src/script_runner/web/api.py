@@ -19,11 +19,12 @@ from starlette.types import ASGIApp
 
 from script_runner.errors import Code, Error, Problem
 from script_runner.inputs import Request
-from script_runner.ports import STREAMS, AuthProvider, Identity
+from script_runner.ports import STREAMS, AuthProvider, Identity, Traces, Untraced
 from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE, Service, Wishes
 from script_runner.task import Artifact, State, Task
 from script_runner.web import documents, openapi, problems
 from script_runner.web.cors import Cors
+from script_runner.web.watched import ORIGIN, ROUTE, Watched
 
 ONE_PIECE_BYTES = 256 * 1024
 """A document up to this size is sent in one piece, with its length."""
@@ -46,14 +47,19 @@ class Options:
     cors_origins: tuple[str, ...] = ("*",)
     is_authenticated: bool = False
     is_stopping: Callable[[], bool] = bool
+    metrics: Callable[[str], Awaitable[tuple[str, bytes]]] | None = None
+    """Media type and text of the page for Prometheus, given the Accept header."""
 
 
-def application(service: Service, auth: AuthProvider, options: Options) -> ASGIApp:
+def application(
+    service: Service, auth: AuthProvider, options: Options, *, traces: Traces | None = None
+) -> ASGIApp:
     """The ASGI application. Every route but ``/health`` asks ``auth`` first."""
     api = _Api(service, options)
 
     def guarded(path: str, method: str, handler: Handler) -> Route:
         async def endpoint(request: HttpRequest) -> Response:
+            request.scope[ROUTE] = path
             credentials = request.headers.getlist("authorization")
             try:
                 identity = await auth.identify(credentials)
@@ -69,6 +75,7 @@ def application(service: Service, auth: AuthProvider, options: Options) -> ASGIA
         Route("/health", api.health, methods=["GET"]),
         guarded("/", "GET", api.home),
         guarded("/ready", "GET", api.ready),
+        guarded("/metrics", "GET", api.metrics),
         guarded("/openapi.json", "GET", api.openapi),
         guarded("/docs", "GET", api.docs),
         guarded("/docs/{asset}", "GET", api.asset),
@@ -87,7 +94,7 @@ def application(service: Service, auth: AuthProvider, options: Options) -> ASGIA
     ]
     starlette = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem, Exception: _unforeseen})
     starlette.router.redirect_slashes = False
-    return Cors(starlette, options.cors_origins)
+    return Watched(Cors(starlette, options.cors_origins), service.watch, traces or Untraced())
 
 
 class _Api:
@@ -106,7 +113,8 @@ class _Api:
 
     # The server itself
 
-    async def health(self, _request: HttpRequest) -> Response:
+    async def health(self, request: HttpRequest) -> Response:
+        request.scope[ROUTE] = "/health"
         return _json({"version": self._options.version, "server": True})
 
     async def home(self, _request: HttpRequest, _identity: Identity) -> Response:
@@ -115,7 +123,14 @@ class _Api:
     async def ready(self, _request: HttpRequest, _identity: Identity) -> Response:
         if self._options.is_stopping():
             raise Error(Code.UNAVAILABLE, "The server is stopping.")
-        return _json(documents.readiness(self._service.spec, await self._service.readiness()))
+        found = await self._service.readiness()
+        return _json(documents.readiness(self._service.spec, found, version=self._options.version))
+
+    async def metrics(self, request: HttpRequest, _identity: Identity) -> Response:
+        if self._options.metrics is None:
+            raise Error(Code.NOT_FOUND, "There is nothing here.")
+        media_type, text = await self._options.metrics(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 
     async def openapi(self, _request: HttpRequest, _identity: Identity) -> Response:
         return Response(self._openapi, media_type="application/json")
@@ -145,7 +160,7 @@ class _Api:
             body=await self._body(request),
             content_type=request.headers.get("content-type"),
         )
-        task = await self._service.submit(identity, asked, _wishes(request))
+        task = await self._service.submit(identity, asked, _wishes(request), request.scope[ORIGIN])
         document = documents.summary(task) | documents.waiting(task)
         return _json(document, status_code=status_code, headers={"Location": f"/task/{task.id}"})
 

@@ -5,14 +5,14 @@ import csv
 import io
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from script_runner.service import Service
+from script_runner.service import Readiness, Service
 from script_runner.spec import Spec
 from script_runner.task import Artifact, Results, State, Task
 
@@ -44,19 +44,6 @@ def summary(task: Task) -> dict[str, Any]:
     }
 
 
-def readiness(spec: Spec, workers: Mapping[str, int]) -> dict[str, Any]:
-    """What a server that is ready says: how many ``workers`` there are, and whether they run what it describes."""
-    others = sum(count for configuration, count in workers.items() if configuration != spec.fingerprint)
-    warning = f"{others} of the workers have loaded another configuration than this server."
-    return {
-        "ready": True,
-        "workers": sum(workers.values()),
-        "configuration": spec.fingerprint,
-        "configurations": workers,
-        "warnings": [warning] if others else [],
-    }
-
-
 def waiting(task: Task) -> dict[str, Any]:
     """What is said of a task that waits: its position (1 is next), and when it may start; null if nobody knows."""
     if task.state is not State.QUEUED:
@@ -68,6 +55,30 @@ def waiting(task: Task) -> dict[str, Any]:
     return {
         "position": task.place.position if task.place else None,
         "estimated_start_at": _time(None if starts_at is None else math.ceil(starts_at)),
+    }
+
+
+def readiness(spec: Spec, found: Readiness, *, version: str) -> dict[str, Any]:
+    """What a server that is ready says: what there is, and whether workers run what it describes."""
+    figures = found.figures
+    others = sum(count for loaded, count in found.configurations.items() if loaded != spec.fingerprint)
+    warning = f"{others} of the workers have loaded another configuration than this server."
+    return {
+        "ready": True,
+        "workers": figures.workers,
+        "slots": figures.slots,
+        "queue": {
+            "queued": figures.queued,
+            "running": figures.running,
+            "scheduled": figures.scheduled,
+            "backlog": figures.backlog,
+            "oldest_seconds": round(figures.oldest_seconds, 3),
+        },
+        "ended_in_the_last_hour": {state.value: count for state, count in figures.lately.items()},
+        "configuration": spec.fingerprint,
+        "configurations": found.configurations,
+        "versions": {"server": version, "store": found.store, "workers": figures.versions},
+        "warnings": [*([warning] if others else []), *found.warnings],
     }
 
 

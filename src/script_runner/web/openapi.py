@@ -13,8 +13,8 @@ import msgspec
 
 from script_runner import inputs
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import STREAMS
-from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE
+from script_runner.ports import STREAMS, Figures
+from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE, Readiness
 from script_runner.spec import LEAST_PRIORITY, AnyInput, BodyInput, PathInput, ResultsSpec, Spec
 from script_runner.task import State
 from script_runner.web import documents, problems
@@ -126,6 +126,7 @@ class _Writer:
         paths["/task/{id}/logs"] = {"get": self.logs()}
         paths["/health"] = {"get": self.health()}
         paths["/ready"] = {"get": self.ready()}
+        paths["/metrics"] = {"get": self.metrics()}
         paths["/openapi.json"] = {"get": self.openapi()}
         paths["/docs"] = {"get": self.docs()}
         return {path: operations for path, operations in paths.items() if operations}
@@ -311,25 +312,41 @@ class _Writer:
 
     def ready(self) -> JsonObject:
         count: JsonObject = {"type": "integer", "minimum": 0}
+        counts: JsonObject = {"type": "object", "additionalProperties": count}
+        waiting = dict.fromkeys(("queued", "running", "scheduled", "backlog"), count)
+        ended = {state.value: count for state in State if state.is_final}
         schema = _object(
             {
                 "ready": {"const": True},
                 "workers": count,
+                "slots": count,
+                "queue": _object({**waiting, "oldest_seconds": {"type": "number", "minimum": 0}}),
+                "ended_in_the_last_hour": _object(ended),
                 "configuration": {"type": "string", "description": "What this server has loaded."},
                 "configurations": {
-                    "type": "object",
-                    "additionalProperties": count,
+                    **counts,
                     "description": "How many of the workers have loaded which configuration.",
                 },
+                "versions": _object(
+                    {"server": {"type": "string"}, "store": {"type": "string"}, "workers": counts}
+                ),
                 "warnings": {"type": "array", "items": {"type": "string"}},
             }
         )
-        own = self.spec.fingerprint
-        example = documents.readiness(self.spec, {own: 2})
+        lately = {**dict.fromkeys((state for state in State if state.is_final), 0), State.SUCCEEDED: 120}
+        figures = Figures(3, 1, 8, 11, 4.2, workers=2, slots=8, lately=lately, versions={"1.0.0": 2})
+        found = Readiness(figures, {self.spec.fingerprint: 2}, "Redis 7.0.15", ())
+        example = documents.readiness(self.spec, found, version="1.0.0")
         is_ready = _answer("Tasks are taken. `workers` run them.", _json(schema, example))
         return self._operation(
             "getReadiness", "server", "Whether tasks can be taken", {"200": is_ready}, refusals=[Code.UNAVAILABLE]
         )
+
+    def metrics(self) -> JsonObject:
+        page = _answer(
+            "Counts of this server, and figures of the queue.", {"text/plain": {"schema": {"type": "string"}}}
+        )
+        return self._operation("getMetrics", "server", "Counts for Prometheus", {"200": page})
 
     def openapi(self) -> JsonObject:
         described = _answer("This description.", {"application/json": {"schema": {"type": "object"}}})

@@ -1,7 +1,7 @@
 -- How much there is of everything, at a cost that does not grow with the number of tasks.
 -- ARGV: milliseconds that count as lately, then the final states.
 -- Returns queued (may start but for limits), scheduled, running, backlog, milliseconds that the oldest has waited,
--- workers with a valid lease, slots, and for each of the states how many ended so lately.
+-- workers with a valid lease, slots, the version of each worker that says it, and for each of the states how many ended so lately.
 
 local now = milliseconds()
 local LOOKED_AT = 1000
@@ -49,7 +49,7 @@ local scheduled = redis.call('ZCOUNT', key('scheduled'), '(' .. text(now), '+inf
 local running = redis.call('ZCARD', key('running'))
 local figures = {
   redis.call('ZCARD', key('queued')) - scheduled, scheduled, running, backlog(running), now - (oldest() or now),
-  redis.call('ZCOUNT', key('workers'), '(' .. text(now), '+inf'), slots,
+  redis.call('ZCOUNT', key('workers'), '(' .. text(now), '+inf'), slots, redis.call('HVALS', key('versions')),
 }
 for index = 2, #ARGV do
   table.insert(figures, redis.call('ZCOUNT', key(ARGV[index]), text(now - tonumber(ARGV[1])), '+inf'))

@@ -37,6 +37,7 @@ local function settle(worker, settled, newer)
   end
   redis.call('HDEL', key('slots'), worker)
   redis.call('HDEL', key('loaded'), worker)
+  redis.call('HDEL', key('versions'), worker)
   redis.call('SREM', key('unheard'), worker)
 end
 

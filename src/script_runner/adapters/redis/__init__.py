@@ -7,7 +7,7 @@ carries the version of its own form, ``format``)::
     task:ID        hash    the record: format, id, owner, arguments, configuration, state, attempt, run,
                            max_attempts, priority, rank, sequence, retention (also one for a state), not_before,
                            expires, created, started, finished (ms), worker, cancelling, once, fingerprint,
-                           outcome (JSON), exit_code, followed
+                           request_id, traceparent, outcome (JSON), exit_code, followed
     owner:OWNER    zset    the owner's ids, by sequence
     STATE          zset    ids in a state -> when they came there (ms)
     STATE:OWNER    zset    the owner's ids in a state, by sequence
@@ -29,6 +29,7 @@ carries the version of its own form, ``format``)::
     workers        zset    worker -> end of its lease (ms)
     slots          hash    worker -> how many it runs at once
     loaded         hash    worker -> the configuration it has loaded
+    versions       hash    worker -> its version of this package
     worker:NAME    hash    its last claim: number and ids, so that a lost answer can be asked for again
     held:NAME      set     ids that the worker runs
     stop:NAME      list    ids that the worker is to stop; a wake-up, the truth is ``cancelling``
@@ -65,7 +66,7 @@ from redis.retry import Retry
 
 from script_runner.adapters.redis.wire import Wire
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import BAD_CURSOR, LATELY_SECONDS, Figures, Limits, LogChunk, Page, Word
+from script_runner.ports import BAD_CURSOR, LATELY_SECONDS, Figures, Limits, LogChunk, Page, Unwatched, Watch, Word
 from script_runner.task import Outcome, Place, State, Task
 
 OLDEST_VERSION = (6, 2)
@@ -111,8 +112,16 @@ class RedisTasks:
     """
 
     def __init__(
-        self, url: str, namespace: str, limits: Limits | None = None, *, replicas: int = 0, newest: int = FORMAT
+        self,
+        url: str,
+        namespace: str,
+        limits: Limits | None = None,
+        *,
+        replicas: int = 0,
+        newest: int = FORMAT,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or Unwatched()
         self._prefix = _prefix(namespace)
         self._client = _connect(url, self._prefix, is_waiting=False)
         self._waiting = _connect(url, self._prefix, is_waiting=True)
@@ -149,7 +158,7 @@ class RedisTasks:
     async def list(self, owner: str, *, states: Sequence[State], cursor: str | None, limit: int) -> Page:
         before = _cursor(cursor)
         keys = [self._key(state.value, owner) for state in dict.fromkeys(states)] or [self._key("owner", owner)]
-        async with _answering():
+        async with _answering(self._watch):
             async with self._client.pipeline(transaction=False) as pipeline:
                 for key in keys:
                     pipeline.zrevrangebyscore(key, before, "-inf", start=0, num=limit, withscores=True)
@@ -214,7 +223,7 @@ class RedisTasks:
 
     async def figures(self) -> Figures:
         states = [state for state in State if state.is_final]
-        queued, scheduled, running, backlog, oldest, workers, slots, *lately = await self._run(
+        queued, scheduled, running, backlog, oldest, workers, slots, versions, *lately = await self._run(
             "figures", _milliseconds(LATELY_SECONDS), *(state.value for state in states)
         )
         return Figures(
@@ -226,7 +235,12 @@ class RedisTasks:
             workers=workers,
             slots=slots,
             lately=dict(zip(states, lately, strict=True)),
+            versions=Counter(version.decode() for version in versions),
         )
+
+    async def product(self) -> str:
+        async with _answering(self._watch):
+            return _product(await self._client.info("server"))
 
     async def leave(self, worker: str) -> None:
         await self._run("leave", worker)
@@ -235,7 +249,7 @@ class RedisTasks:
         """What about this server endangers tasks; Error(INVALID_CONFIG) if it is too old, refuses us, or is not
         trusted.
         """
-        async with _answering():
+        async with _answering(self._watch):
             try:
                 return _dangers(await self._client.info())
             except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
@@ -266,7 +280,7 @@ class RedisTasks:
         return [task for record in records if (task := self._task(_pairs(record)))]
 
     async def _wait(self, key: str, seconds: float) -> bool:
-        async with _answering(seconds + ANSWER_SECONDS):
+        async with _answering(self._watch, seconds + ANSWER_SECONDS):
             return await self._waiting.blpop([key], timeout=seconds) is not None
 
     async def _records(self, ids: Sequence[bytes], fields: Sequence[str]) -> Sequence[Task | None]:
@@ -284,10 +298,10 @@ class RedisTasks:
         """What a script answers; when somebody is to act upon it, only once enough replicas know of it."""
         known = self._scripts[script]
         if not self._replicas:
-            with _explained():
+            with _explained(self._watch):
                 return await self._wire.run(known, self._prefix, self._format, *arguments)
         call = {"keys": [self._prefix], "args": [self._format, *arguments]}
-        async with _answering():
+        async with _answering(self._watch):
             if script not in _DURABLE:
                 return await known(**call)
             async with self._client.pipeline(transaction=False) as pipeline:
@@ -299,7 +313,7 @@ class RedisTasks:
         unsure = {task.id: task for task in tasks if task.state.is_final and task.id not in self._followed}
         if not self._replicas or not unsure:
             return
-        async with _answering(), self._client.pipeline(transaction=False) as pipeline:
+        async with _answering(self._watch), self._client.pipeline(transaction=False) as pipeline:
             for task_id in unsure:
                 pipeline.hget(self._key("task", task_id), "state")
             states = await self._followed_by_replicas(pipeline)
@@ -339,6 +353,8 @@ class RedisTasks:
             "retention": _milliseconds(task.retention_seconds),
         }
         fields |= {f"retention:{state}": _milliseconds(kept) for state, kept in task.retention.items()}
+        fields |= {"request_id": task.request_id} if task.request_id else {}
+        fields |= {"traceparent": task.traceparent} if task.traceparent else {}
         return fields if task.not_before is None else fields | {"not_before": _milliseconds(task.not_before)}
 
     def _told(self, answer: Sequence[Any]) -> Task | None:
@@ -375,18 +391,19 @@ class RedisTasks:
 class RedisLogs:
     """The tails of running scripts in Redis."""
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, url: str, namespace: str, *, watch: Watch | None = None) -> None:
+        self._watch = watch or Unwatched()
         self._prefix = _prefix(namespace)
         self._client = _connect(url, self._prefix, is_waiting=False)
         self._append = _scripts(self._client)["append"]
 
     async def append(self, task_id: str, stream: str, chunk: LogChunk) -> None:
         arguments = [FORMAT, task_id, stream, chunk.offset, chunk.data, TAIL_BYTES]
-        async with _answering():
+        async with _answering(self._watch):
             await self._append(keys=[self._prefix], args=arguments)
 
     async def read(self, task_id: str, stream: str, *, offset: int, limit: int) -> LogChunk:
-        async with _answering():
+        async with _answering(self._watch):
             tail, start = await self._client.hmget(f"{self._prefix}log:{task_id}", [stream, f"{stream}:start"])
         if tail is None:
             return LogChunk(offset, b"")
@@ -405,9 +422,11 @@ class RedisLease:
         self._prefix = _prefix(namespace)
         self._renew = self._client.register_script(_source("renew"))
 
-    def renew(self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "") -> bool:
-        arguments = [FORMAT, worker, _milliseconds(seconds), slots, configuration]
-        with _explained():
+    def renew(
+        self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "", version: str = ""
+    ) -> bool:
+        arguments = [FORMAT, worker, _milliseconds(seconds), slots, configuration, version]
+        with _explained(Unwatched()):
             return bool(self._renew(keys=[self._prefix], args=arguments))
 
     def close(self) -> None:
@@ -527,6 +546,13 @@ def _check_readable(name: str, path: str) -> None:
         raise Error(Code.INVALID_CONFIG, message, (Problem("environment", "REDIS_URL", message),)) from None
 
 
+def _product(info: Mapping[str, Any]) -> str:
+    """The name and version of a server; Valkey says also which Redis it is like."""
+    if version := info.get("valkey_version"):
+        return f"Valkey {version}"
+    return f"Redis {info.get('redis_version', 'of an unknown version')}"
+
+
 def _dangers(info: Mapping[str, Any]) -> list[str]:
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VERSION:
@@ -540,21 +566,24 @@ def _dangers(info: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def _answering(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
-    """Raise Error(UNAVAILABLE) when the store does not answer in time."""
-    with _explained():
+async def _answering(watch: Watch, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
+    """Raise Error(UNAVAILABLE) when the store does not answer in time, and tell those who watch."""
+    with _explained(watch):
         async with asyncio.timeout(seconds):
             yield
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _explained(watch: Watch) -> Iterator[None]:
     try:
         yield
-    except TimeoutError:
-        raise _away() from None
     except (redis.exceptions.RedisError, OSError, RuntimeError) as error:  # uvloop's word for a closed connection
+        watch.store_failed("redis")
         raise _away() from error
+    except Error as error:
+        if error.code is Code.UNAVAILABLE:
+            watch.store_failed("redis")
+        raise
 
 
 def _away() -> Error:
@@ -589,7 +618,6 @@ def _task(record: Mapping[bytes, bytes]) -> Task | None:
     """The task in a record, as far as it is there; None if there is none."""
     if not record:
         return None
-    worker = record.get(b"worker")
     state = State(record[b"state"].decode())
     return Task(
         id=record[b"id"].decode(),
@@ -600,11 +628,13 @@ def _task(record: Mapping[bytes, bytes]) -> Task | None:
         retention_seconds=_seconds(record[b"retention"]),
         priority=int(record.get(b"priority", 0)),
         not_before=_moment(record, b"not_before"),
+        request_id=_text(record, b"request_id"),
+        traceparent=_text(record, b"traceparent"),
         state=state,
         created_at=_seconds(record[b"created"]),
         started_at=_moment(record, b"started"),
         finished_at=_moment(record, b"finished"),
-        worker=worker.decode() if worker else None,
+        worker=_text(record, b"worker"),
         attempt=int(record[b"attempt"]),
         run=int(record[b"run"]),
         is_cancelling=b"cancelling" in record,
@@ -622,6 +652,10 @@ def _outcome(record: Mapping[bytes, bytes], state: State) -> Outcome | None:
 
 def _moment(record: Mapping[bytes, bytes], name: bytes) -> float | None:
     return _seconds(record[name]) if name in record else None
+
+
+def _text(record: Mapping[bytes, bytes], name: bytes) -> str | None:
+    return record[name].decode() if record.get(name) else None
 
 
 def _seconds(milliseconds: bytes) -> float:
