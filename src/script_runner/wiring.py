@@ -280,7 +280,7 @@ async def serve(
 
     word, auth = auth_provider(settings, os.environ)
     watch = PrometheusWatch(is_server=True)
-    traces = _traces()
+    recorded = traces(os.environ, role="server")
     async with _parts(settings, spec, watch) as parts:
         service = Service(spec, parts.tasks, parts.logs, parts.artifacts, watch)
 
@@ -295,7 +295,7 @@ async def serve(
             is_stopping=stop.is_set,
             metrics=metrics,
         )
-        server = _server(application(service, auth, options, traces=traces))
+        server = _server(application(service, auth, options, traces=recorded))
         tend_seconds = min(TEND_SECONDS, settings.lease_seconds / 5)
         chores = [
             asyncio.create_task(_report_dangers(parts.tasks)),
@@ -310,7 +310,7 @@ async def serve(
                 await server.serve([listener])
         finally:
             await cancelled(chores)
-            await traces.close()
+            await recorded.close()
     announce("Server stopped.")
 
 
@@ -425,9 +425,35 @@ def say_in_log(sentence: str, problems: Sequence[Problem] | None = None) -> bool
     return journal.is_json()
 
 
-def _traces() -> Traces:
-    """Where traces are sent to, if the environment says so and what it takes is installed."""
-    return Untraced()
+def traces(environment: Mapping[str, str], *, role: str) -> Traces:
+    """Where traces are sent to, if the environment says so (OpenTelemetry) and what it takes is installed."""
+    if not _is_tracing_asked_for(environment):
+        return Untraced()
+    try:
+        from script_runner.adapters.opentelemetry import OpenTelemetryTraces  # noqa: PLC0415 - an extra
+    except ImportError:
+        _log.warning(
+            "OTEL_… asks for traces, and OpenTelemetry is not installed: pip install 'script-runner-api[traces]'"
+        )
+        return Untraced()
+    try:
+        return OpenTelemetryTraces(service="script-runner", version=__version__, role=role)
+    except Exception as error:  # noqa: BLE001 - whatever it does not like in its settings, tasks come first
+        _log.warning("no traces are sent: %s: %s", type(error).__name__, error)
+        return Untraced()
+
+
+def _is_tracing_asked_for(environment: Mapping[str, str]) -> bool:
+    """Whether an exporter or its address is named, and nothing forbids it (specification of OpenTelemetry)."""
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    exporter = environment.get("OTEL_TRACES_EXPORTER", "")
+    if exporter and exporter != "otlp":
+        if exporter != "none":
+            _log.warning("no traces are sent: OTEL_TRACES_EXPORTER is %r, expected otlp or none", exporter)
+        return False
+    addresses = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return bool(exporter) or any(environment.get(name) for name in addresses)
 
 
 @contextlib.asynccontextmanager
@@ -504,7 +530,7 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
         from script_runner.adapters.prometheus import PrometheusWatch  # noqa: PLC0415 - 1 MB that not all need
 
         watch = PrometheusWatch(is_server=False)
-    traces = _traces()
+    recorded = traces(os.environ, role="worker")
     async with _parts(settings, spec, watch) as parts:
         lease = RedisLease(required_redis_url(settings), settings.namespace)
         executor = LocalExecutor(keep_folders=bool(spec.debug))
@@ -526,14 +552,14 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
         )
         _log.info("worker %s runs up to %d script(s) at once", terms.name, terms.concurrency)
         report = asyncio.create_task(_report_dangers(parts.tasks))
-        worker = Worker(terms, tasks=parts.tasks, lease=lease, workshop=workshop, watch=watch, traces=traces)
+        worker = Worker(terms, tasks=parts.tasks, lease=lease, workshop=workshop, watch=watch, traces=recorded)
         try:
             async with _watched_at(settings.metrics_address, _worker_pages(watch, worker)):
                 await worker.work(drain, hurry=hurry)
         finally:
             await cancelled([report])
             await executor.close()
-            await traces.close()
+            await recorded.close()
     _log.info("worker %s stopped", terms.name)
 
 
