@@ -15,8 +15,8 @@ from tests.servers import RedisServer, redis_binary, until, valkey_binary
 from tests.stores import EMULATORS, Emulator, missing
 
 from script_runner.adapters.memory import MemoryLease, MemoryLogs, MemoryTasks
-from script_runner.adapters.redis import RedisLease, RedisLogs, RedisTasks
-from script_runner.ports import Lease, Limits, Logs, Tasks
+from script_runner.adapters.redis import RedisChanges, RedisLease, RedisLogs, RedisTasks
+from script_runner.ports import Changes, Lease, Limits, Logs, Tasks
 
 STORES = ("memory", "redis", "valkey")
 
@@ -29,11 +29,12 @@ hypothesis.settings.load_profile("busy machine")
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One adapter of the ports Tasks, Lease and Logs, and how a test lets its time go by."""
+    """One adapter of the ports Tasks, Lease, Logs and Changes, and how a test lets its time go by."""
 
     tasks: Tasks
     lease: Lease
     logs: Logs
+    changes: Changes
     let_pass: Callable[[float], Awaitable[None]]
     """Return when its clock shows so many seconds more."""
 
@@ -148,6 +149,7 @@ async def store(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator
         tasks=with_limits(Limits()),
         lease=RedisLease(server.url, namespace),
         logs=RedisLogs(server.url, namespace),
+        changes=RedisChanges(server.url, namespace),
         let_pass=let_pass,
         has_waiter=has_waiter,
         time=lambda: _time(outside),
@@ -157,6 +159,7 @@ async def store(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator
     for tasks in opened:
         await tasks.close()
     await store.logs.close()
+    await store.changes.close()
     store.lease.close()
     outside.close()
 
@@ -181,7 +184,9 @@ def _memory_store() -> Store:
         tasks._limits = limits
         return tasks
 
-    return Store(tasks, MemoryLease(tasks), MemoryLogs(tasks), let_pass, has_waiter, clock, with_limits)
+    return Store(
+        tasks, MemoryLease(tasks), MemoryLogs(tasks), tasks.changes, let_pass, has_waiter, clock, with_limits
+    )
 
 
 def _present(binary: str | None, name: str) -> str:

@@ -1,6 +1,7 @@
 """What the core needs from outside, in its own words: tasks, leases, logs, artifacts, an executor, an identity."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -219,6 +220,31 @@ class Logs(Protocol):
 
     async def read(self, task_id: str, stream: str, *, offset: int, limit: int) -> LogChunk:
         """What is there from ``offset``; starts later when the beginning is no longer kept."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+MOVED, ENDED, CLOSED = "moved", "ended", "closed"
+"""Words of what happens: a task is in another state; and now it is final, or gone; nothing more will be told."""
+
+Tell = Callable[[Collection[str]], None]
+"""Takes words: those above, and the names of ``STREAMS`` of which there is more to read."""
+
+
+class Changes(Protocol):
+    """Tells at once of what happens to tasks. It carries no data: who is told reads the truth from its port."""
+
+    def watch(self, task_id: str, tell: Tell) -> AbstractAsyncContextManager[None]:
+        """Call ``tell`` with what happens to this task from the moment it is entered until it is left.
+
+        A word may come twice, and late when the store was away or the one who acts tells nobody: by ten seconds
+        at most from when it can be known. None is lost. Raises nothing while the store is away.
+        """
+        ...
+
+    def dismiss(self) -> None:
+        """Tell all who watch, now and from now on, that nothing more will be told (CLOSED)."""
         ...
 
     async def close(self) -> None: ...

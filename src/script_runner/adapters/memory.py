@@ -1,15 +1,28 @@
 """Tasks, lease and log tails in this process: for tests, and the plainest statement of what the ports promise."""
 
 import asyncio
+import contextlib
 import itertools
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import BAD_CURSOR, LATELY_SECONDS, Figures, Limits, LogChunk, Page, Word
+from script_runner.ports import (
+    BAD_CURSOR,
+    CLOSED,
+    ENDED,
+    LATELY_SECONDS,
+    MOVED,
+    Figures,
+    Limits,
+    LogChunk,
+    Page,
+    Tell,
+    Word,
+)
 from script_runner.task import Outcome, Place, State, Task
 
 LOST = "The worker was lost while the script ran (attempt {attempt} of {max_attempts})."
@@ -42,6 +55,7 @@ class MemoryTasks:
         self._told_to_stop: set[str] = set()
         self._changed = asyncio.Event()
         self.tails: dict[str, dict[str, LogChunk]] = {}
+        self.changes = MemoryChanges()
 
     async def add(self, task: Task) -> Task:
         key = (task.owner, task.idempotency_key or "")
@@ -86,6 +100,7 @@ class MemoryTasks:
             del self._tasks[task_id], self._sequence[task_id], self._since[task_id]
             self._turns.pop(task_id, None)
             self._ids_by_key.pop((task.owner, task.idempotency_key or ""), None)
+            self.changes.tell(task_id, MOVED, ENDED)
         return True
 
     async def cancel(self, task_id: str) -> Task | None:
@@ -111,6 +126,7 @@ class MemoryTasks:
             self._turn[task.priority] = max(self._turn[task.priority], self._turns[task.id])
             self._tasks[task.id] = task.started(worker=worker, at=self._clock())
             self.tails[task.id] = {}
+            self.changes.tell(task.id, MOVED)
             claimed.append(self._tasks[task.id])
         return claimed
 
@@ -311,6 +327,7 @@ class MemoryTasks:
             took = now - task.started_at
             self._pace = took if self._pace is None else self._pace * 0.8 + took * 0.2
         self._tasks[task.id] = task.finished(outcome, at=now)
+        self.changes.tell(task.id, MOVED, ENDED)
         self._pulse()
 
     def _give_up(self, task: Task, *, counted: bool) -> None:
@@ -321,6 +338,7 @@ class MemoryTasks:
             self.tails.pop(task.id, None)
             self._tasks[task.id] = task.released()
             self._since[task.id] = self._clock()
+            self.changes.tell(task.id, MOVED)
             self._pulse()
         else:
             error = LOST.format(attempt=task.attempt, max_attempts=task.max_attempts)
@@ -360,11 +378,45 @@ class MemoryLease:
         """Nothing is held open."""
 
 
+class MemoryChanges:
+    """Word of what happens to the tasks of one process."""
+
+    def __init__(self) -> None:
+        self._watching = defaultdict[str, list[Tell]](list)
+        self._is_dismissed = False
+
+    def tell(self, task_id: str, *words: str) -> None:
+        """Hand words to all who watch this task."""
+        for tell in self._watching.get(task_id, ()):
+            tell(words)
+
+    @contextlib.asynccontextmanager
+    async def watch(self, task_id: str, tell: Tell) -> AsyncIterator[None]:
+        self._watching[task_id].append(tell)
+        if self._is_dismissed:
+            tell([CLOSED])
+        try:
+            yield
+        finally:
+            self._watching[task_id].remove(tell)
+            if not self._watching[task_id]:
+                del self._watching[task_id]
+
+    def dismiss(self) -> None:
+        self._is_dismissed = True
+        for task_id in self._watching:
+            self.tell(task_id, CLOSED)
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+
 class MemoryLogs:
     """The tails of running scripts of one process; without ``tasks`` they stay, as if every script ran on."""
 
     def __init__(self, tasks: MemoryTasks | None = None, keep_bytes: int = 64 * 1024) -> None:
         self._keep = keep_bytes
+        self._changes = MemoryChanges() if tasks is None else tasks.changes
         self._tails = defaultdict[str, dict[str, LogChunk]](dict) if tasks is None else tasks.tails
 
     async def append(self, task_id: str, stream: str, chunk: LogChunk) -> None:
@@ -379,6 +431,7 @@ class MemoryLogs:
         end = max(expected, chunk.offset + len(chunk.data))
         kept = whole[-self._keep :]
         streams[stream] = LogChunk(end - len(kept), kept)
+        self._changes.tell(task_id, stream)
 
     async def read(self, task_id: str, stream: str, *, offset: int, limit: int) -> LogChunk:
         tail = self._tails.get(task_id, {}).get(stream)

@@ -68,6 +68,12 @@ local function mend_tokens()
   end
 end
 
+-- Tell those who listen to a task. A user whom the server's rules keep from the channel (ACL) tells nobody, and does
+-- its work all the same; those who listen look for themselves now and then.
+local function tell(id, word)
+  redis.pcall('PUBLISH', key('changes', id), word)
+end
+
 -- The lists that tell of a task by its state: when it came there, and each owner's, by sequence.
 local function enter(id, state)
   local task = read(id, 'state', 'owner', 'sequence')
@@ -78,6 +84,9 @@ local function enter(id, state)
   redis.call('HSET', key('task', id), 'state', state)
   redis.call('ZADD', key(state), text(milliseconds()), id)
   redis.call('ZADD', key(state, task[2]), task[3], id)
+  if task[1] then
+    tell(id, state)
+  end
 end
 
 -- A task in the queue: by its rank, then by its sequence.

@@ -18,4 +18,7 @@ if task[1] then
   mend_tokens()
 end
 redis.call('DEL', key('task', id), key('log', id))
+if task[1] then
+  tell(id, 'removed')
+end
 return 1

@@ -39,6 +39,14 @@ carries the version of its own form, ``format``)::
     server         hash    the run id of the server, when it changed, and the end of the leases of before
     unheard        set     workers that have not compared what they run since then
     mark           number  written when replicas are waited for
+
+And one channel a task (no key: nothing of it is kept)::
+
+    changes:ID     the scripts publish the state that it comes into, ``removed`` when it is forgotten, and the name
+                   of a stream of which more can be read. Servers subscribe while somebody waits for the task
+
+A word on it says only that there is something to be read. So it may be lost: who listens looks for himself after
+every new connection, and every few seconds. In a cluster a word goes to all nodes; replicas get it too.
 """
 
 import asyncio
@@ -46,9 +54,10 @@ import contextlib
 import hashlib
 import logging
 import math
+import random
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from typing import Any, Final
@@ -66,7 +75,22 @@ from redis.retry import Retry
 
 from script_runner.adapters.redis.wire import Wire
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import BAD_CURSOR, LATELY_SECONDS, Figures, Limits, LogChunk, Page, Unwatched, Watch, Word
+from script_runner.ports import (
+    BAD_CURSOR,
+    CLOSED,
+    ENDED,
+    LATELY_SECONDS,
+    MOVED,
+    STREAMS,
+    Figures,
+    Limits,
+    LogChunk,
+    Page,
+    Tell,
+    Unwatched,
+    Watch,
+    Word,
+)
 from script_runner.task import Outcome, Place, State, Task
 
 OLDEST_VERSION = (6, 2)
@@ -88,6 +112,24 @@ FORMAT: Final = 1
 REPLICA_SECONDS: Final = 1.0
 """How long replicas may take to follow a write."""
 
+LOOK_SECONDS: Final = (5.0, 10.0)
+"""How often one looks for what was not told; at random in between, so that servers do not do so together."""
+
+LOOK_UNTOLD_SECONDS: Final = 1.0
+"""The same while one cannot be told."""
+
+PING_SECONDS: Final = 5.0
+"""After how much silence a connection on which one is told has to show that it lives."""
+
+TICK_SECONDS: Final = 1.0
+IDLE_SECONDS: Final = 10.0
+"""How long a connection on which one is told is kept while nobody wants to be."""
+
+REFUSED_SECONDS: Final = 30.0
+"""When to ask again for a right that was refused."""
+
+IDS_AT_ONCE: Final = 500
+
 _Arguments = dict[str, str | tuple[str, ...]]
 _Argument = str | bytes | float
 
@@ -96,6 +138,8 @@ _LISTED = (
     "not_before", "created", "started", "finished", "worker", "cancelling", "exit_code", "followed",
 )  # fmt: skip
 """What a listing reads of a record: nothing that can be large."""
+
+_ENDS = frozenset({"removed", *(state.value for state in State if state.is_final)})
 
 _DURABLE = frozenset({"add", "cancel", "claim", "finish", "release", "remove"})
 """The scripts after which somebody acts on what was written."""
@@ -414,6 +458,211 @@ class RedisLogs:
         await _close(self._client)
 
 
+class RedisChanges:
+    """Word of what happens to tasks, told by Redis on one connection for all who wait here.
+
+    It is opened with the first of them. What was told while there was no connection is made up for by looking, all
+    tasks in one go: after every new connection, and every few seconds besides.
+    """
+
+    def __init__(self, url: str, namespace: str, *, watch: Watch | None = None) -> None:
+        self._watch = watch or Unwatched()
+        self._prefix = _prefix(namespace)
+        self._channels = f"{self._prefix}changes:"
+        self._client = _connect(url, self._prefix, is_waiting=False)
+        self._listening = _connect(url, self._prefix, is_waiting=True)
+        self._look_at = _scripts(self._client)["versions"]
+        self._watching: dict[str, list[Tell]] = {}
+        self._waiting: dict[str, asyncio.Event] = {}
+        self._trusting: set[str] = set()
+        """Tasks of which somebody believes to be told all."""
+        self._asked: set[str] = set()
+        self._heard: set[str] = set()
+        """Tasks of which the connection of now tells."""
+        self._versions: dict[str, Sequence[bytes]] = {}
+        self._wanted = asyncio.Event()
+        self._news = asyncio.Event()
+        self._doubts = asyncio.Event()
+        self._chores: list[asyncio.Task[None]] = []
+        self._is_away = False
+        self._is_dismissed = False
+        self._trouble = ""
+        self._heard_at = 0.0
+
+    @contextlib.asynccontextmanager
+    async def watch(self, task_id: str, tell: Tell) -> AsyncIterator[None]:
+        self._watching.setdefault(task_id, []).append(tell)
+        try:
+            await self._begin(task_id)
+            if self._is_dismissed:
+                tell([CLOSED])
+            yield
+        finally:
+            self._watching[task_id].remove(tell)
+            if not self._watching[task_id]:
+                del self._watching[task_id]
+                self._waiting.pop(task_id, None)
+                self._trusting.discard(task_id)
+                self._versions.pop(task_id, None)
+
+    def dismiss(self) -> None:
+        self._is_dismissed = True
+        for task_id in self._watching:
+            self._tell(task_id, [CLOSED])
+
+    async def close(self) -> None:
+        while pending := [chore for chore in self._chores if not chore.done()]:
+            for chore in pending:
+                chore.cancel()
+            await asyncio.wait(pending, timeout=1)  # a cancel may be swallowed (bpo-37658)
+        await _close(self._client)
+        await _close(self._listening)
+
+    async def _begin(self, task_id: str) -> None:
+        """Return when one is told of the task, or when that cannot be for the moment."""
+        if not self._chores:
+            self._chores = [asyncio.create_task(self._listen()), asyncio.create_task(self._look_for_ever())]
+        if task_id not in self._heard and not self._is_away and not self._is_dismissed:
+            self._wanted.set()
+            self._news.set()
+            heard = self._waiting.setdefault(task_id, asyncio.Event())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await heard.wait()
+        self._wanted.set()
+        self._trusting.add(task_id)
+
+    def _tell(self, task_id: str, words: Iterable[str]) -> None:
+        words = tuple(words)
+        for tell in self._watching.get(task_id, ()):
+            tell(words)
+
+    # Being told
+
+    async def _listen(self) -> None:
+        """Keep one connection on which Redis tells us, while anybody watches."""
+        while True:
+            await self._wanted.wait()
+            pause = 0.25
+            try:
+                with _explained(self._watch):
+                    await self._converse()
+            except Error as error:
+                self._is_away = True
+                if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+                    pause = REFUSED_SECONDS
+                    self._complain()
+                    self._doubts.set()
+                await asyncio.sleep(pause)
+
+    def _complain(self) -> None:
+        if not self._trouble:
+            self._trouble = f"Redis lets its user not subscribe to the channels {self._channels}* (ACL)"
+            _log.warning("%s: those who wait for a task hear of its end up to a second late", self._trouble)
+
+    async def _converse(self) -> None:
+        """One connection from its beginning to its end."""
+        pool = self._listening.connection_pool
+        async with _answering(self._watch, 2 * ANSWER_SECONDS):
+            connection = await pool.get_connection()
+        parts = [asyncio.create_task(part(connection)) for part in (self._ask, self._hear)]
+        try:
+            self._is_away = False
+            self._heard_at = _clock()
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
+        finally:
+            self._asked.clear()
+            self._heard.clear()
+            for heard in self._waiting.values():
+                heard.set()
+            self._waiting.clear()
+            while not all(part.done() for part in parts):
+                for part in parts:
+                    part.cancel()
+                await asyncio.wait(parts, timeout=1)
+            await connection.disconnect(nowait=True)
+            await pool.release(connection)
+
+    async def _ask(self, connection: Any) -> None:
+        """Subscribe to what is watched, at once; no more to what is not, later. Return when nobody watches."""
+        tick_at = _clock() + TICK_SECONDS
+        idle_at = _clock() + IDLE_SECONDS
+        while _clock() < idle_at or self._watching:
+            self._news.clear()
+            new = self._watching.keys() - self._asked
+            self._asked |= new
+            idle_at = _clock() + IDLE_SECONDS if new else idle_at
+            await self._send(connection, "SUBSCRIBE", new)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, tick_at - _clock())):
+                    await self._news.wait()
+            if _clock() < tick_at:
+                continue
+            tick_at = _clock() + TICK_SECONDS
+            stale = self._heard - self._watching.keys()
+            self._asked -= stale
+            self._heard -= stale
+            await self._send(connection, "UNSUBSCRIBE", stale)
+            if self._watching:
+                idle_at = _clock() + IDLE_SECONDS
+            silence = _clock() - self._heard_at
+            if silence > PING_SECONDS + ANSWER_SECONDS:
+                raise _away()
+            if silence > PING_SECONDS:
+                await connection.send_command("PING")
+        self._wanted.clear()
+
+    async def _send(self, connection: Any, command: str, ids: Iterable[str]) -> None:
+        channels = [self._channels + task_id for task_id in ids]
+        for start in range(0, len(channels), IDS_AT_ONCE):
+            await connection.send_command(command, *channels[start : start + IDS_AT_ONCE])
+
+    async def _hear(self, connection: Any) -> None:
+        while True:
+            reply = await connection.read_response()
+            self._heard_at = _clock()
+            match reply:
+                case [b"subscribe", bytes(channel), _]:
+                    self._is_told_of(channel.decode().removeprefix(self._channels))
+                case [b"message", bytes(channel), bytes(word)]:
+                    self._tell(channel.decode().removeprefix(self._channels), _meaning(word.decode()))
+
+    def _is_told_of(self, task_id: str) -> None:
+        self._heard.add(task_id)
+        if heard := self._waiting.pop(task_id, None):
+            heard.set()
+        if task_id in self._trusting:  # something may have happened while nobody told
+            self._doubts.set()
+
+    # Looking for oneself
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            await self._wanted.wait()
+            is_told = not self._is_away and self._watching.keys() <= self._heard
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(random.uniform(*LOOK_SECONDS) if is_told else LOOK_UNTOLD_SECONDS):  # noqa: S311 - no secret
+                    await self._doubts.wait()
+            self._doubts.clear()
+            with contextlib.suppress(Error):
+                await self._look()
+
+    async def _look(self) -> None:
+        """Tell what has changed since the last look; at the first look at a task, all that could have."""
+        watched = list(self._watching)
+        for start in range(0, len(watched), IDS_AT_ONCE):
+            ids = watched[start : start + IDS_AT_ONCE]
+            async with _answering(self._watch):
+                versions = await self._look_at(keys=[self._prefix], args=[FORMAT, *ids])
+            for task_id, version in zip(ids, versions, strict=True):
+                before = self._versions.get(task_id)
+                if task_id in self._watching and version != before:
+                    self._versions[task_id] = version
+                    self._tell(task_id, _difference(before, version))
+
+
 class RedisLease:
     """A worker's lease in Redis, over a blocking connection of its own."""
 
@@ -605,9 +854,27 @@ def _source(name: str) -> str:
 def _scripts(client: Any) -> dict[str, Any]:
     names = (
         "add", "alive", "append", "cancel", "claim", "expired", "figures", "finish", "followed", "get",
-        "hear", "leave", "reap", "release", "remove",
+        "hear", "leave", "reap", "release", "remove", "versions",
     )  # fmt: skip
     return {name: client.register_script(_source(name)) for name in names}
+
+
+def _meaning(word: str) -> Sequence[str]:
+    """What a word on a task's channel says."""
+    if word in STREAMS:
+        return (word,)
+    return (MOVED, ENDED) if word in _ENDS else (MOVED,)
+
+
+def _difference(before: Sequence[bytes] | None, now: Sequence[bytes]) -> Sequence[str]:
+    """The words for what has changed between two looks at a task."""
+    state, run, *ends = before or (None, None, None, None)
+    moved = _meaning(now[0].decode()) if [state, run] != now[:2] else ()
+    return (*moved, *(name for name, old, new in zip(STREAMS, ends, now[2:], strict=True) if old != new))
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
