@@ -10,14 +10,14 @@ PACKAGE = Path(__file__).parent.parent / "src" / "script_runner"
 
 NOUNS = {"errors", "task", "spec", "ports", "journal"}
 RULES = {"inputs", "command", "results", "trace"}
-CASES = {"service", "run", "worker"}
+CASES = {"service", "follow", "run", "worker"}
 
 MAY_IMPORT = {
     **dict.fromkeys(NOUNS, NOUNS),
     **dict.fromkeys(RULES, NOUNS),
     **dict.fromkeys(CASES, NOUNS | RULES | CASES),
     "adapters": NOUNS,
-    "web": NOUNS | RULES | {"service", "web"},
+    "web": NOUNS | RULES | {"service", "follow", "web"},
     "client": NOUNS,
     "config": NOUNS,
     "wiring": NOUNS | RULES | CASES | {"adapters", "web", "client", "config", ""},

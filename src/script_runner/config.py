@@ -71,6 +71,7 @@ class Settings(BaseModel):
     linger_seconds: float = Field(5.0, ge=0, allow_inf_nan=False, validation_alias="SCRIPT_RUNNER_LINGER_SECONDS")
     redis_replicas: int = Field(0, ge=0, le=100, validation_alias="SCRIPT_RUNNER_REDIS_REPLICAS")
     max_body_bytes: int = Field(1 << 20, ge=0, validation_alias="SCRIPT_RUNNER_MAX_BODY_BYTES")
+    max_wait_seconds: float = Field(60.0, ge=0, le=3_600, validation_alias="SCRIPT_RUNNER_MAX_WAIT_SECONDS")
     cors_origins: str = Field("*", validation_alias="SCRIPT_RUNNER_CORS_ORIGINS")
     log_level: str = Field(
         "info", validation_alias="SCRIPT_RUNNER_LOG_LEVEL", pattern="^(debug|info|warning|error)$"

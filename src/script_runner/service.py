@@ -1,18 +1,33 @@
 """All that a front door may ask: submit, get, list, cancel, remove, logs, artifacts."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
+import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from script_runner import inputs, journal
 from script_runner.errors import Code, Error, Problem
+from script_runner.follow import Ear, Event, Follower, Place, end_of
 from script_runner.inputs import Request
-from script_runner.ports import Artifacts, Figures, Identity, LogChunk, Logs, Page, Tasks, Unwatched, Watch
+from script_runner.ports import (
+    ENDED,
+    Artifacts,
+    Changes,
+    Figures,
+    Identity,
+    LogChunk,
+    Logs,
+    Page,
+    Tasks,
+    Unwatched,
+    Watch,
+)
 from script_runner.spec import LEAST_PRIORITY, Spec
 from script_runner.task import Artifact, Outcome, Results, State, Task
 
@@ -56,6 +71,23 @@ UNKNOWN_ORIGIN = Origin()
 
 
 @dataclass(frozen=True, slots=True)
+class Awaited:
+    """A task that was queued, and an ear for its end that has missed nothing."""
+
+    task: Task
+    tasks: Tasks
+    ear: Ear
+
+    async def end(self, *, seconds: float) -> Task:
+        """The task once it is final, or as it is after this time; as it was queued when nobody can say."""
+        try:
+            return await end_of(self.task, self.ear, self.tasks, seconds=seconds)
+        except Error as error:
+            _log.debug("task %s cannot be waited for: %s", self.task.id, error.message)
+            return self.task
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """The script's front: knows who may see what, and nothing of HTTP."""
 
@@ -63,6 +95,7 @@ class Service:
     tasks: Tasks
     logs: Logs
     artifacts: Artifacts
+    changes: Changes
     watch: Watch = field(default_factory=Unwatched)
     lookout: "Lookout" = field(init=False, compare=False, repr=False)
 
@@ -76,9 +109,34 @@ class Service:
 
         A request that repeats an earlier one under its idempotency key gets the task of that one.
         """
-        wishes = wishes or Wishes()
+        return await self._add(self._asked(identity, request, wishes or Wishes(), origin))
+
+    @contextlib.asynccontextmanager
+    async def submit_awaited(
+        self, identity: Identity, request: Request, wishes: Wishes | None = None, origin: Origin = UNKNOWN_ORIGIN
+    ) -> AsyncIterator[Awaited]:
+        """As ``submit``, to wait for the end of the task."""
+        asked = self._asked(identity, request, wishes or Wishes(), origin)
+        ear = Ear([ENDED])
+        async with self.changes.watch(asked.id, ear.tell):
+            task = await self._add(asked)
+            if task.id == asked.id:
+                yield Awaited(task, self.tasks, ear)
+                return
+        async with self.changes.watch(task.id, ear.tell):
+            ear.tell([ENDED])  # it is an earlier one, and may have ended
+            yield Awaited(task, self.tasks, ear)
+
+    async def _add(self, task: Task) -> Task:
+        stands = await self.tasks.add(task)
+        if stands.id == task.id:
+            journal.event(_log, "submitted", f"task {task.id} is queued", {"task_id": task.id})
+        return stands
+
+    def _asked(self, identity: Identity, request: Request, wishes: Wishes, origin: Origin) -> Task:
+        """The task that a request asks for; Error says what is wrong with it."""
         _check(wishes, self.spec)
-        task = Task(
+        return Task(
             id=str(uuid.uuid4()),
             owner=identity.owner,
             arguments=inputs.bind(self.spec, request),
@@ -94,13 +152,28 @@ class Service:
             request_id=origin.request_id,
             traceparent=origin.traceparent,
         )
-        stands = await self.tasks.add(task)
-        if stands.id == task.id:
-            journal.event(_log, "submitted", f"task {task.id} is queued", {"task_id": task.id})
-        return stands
 
-    async def get(self, identity: Identity, task_id: str) -> Task:
-        """The caller's task; Error(NOT_FOUND) alike for one that is unknown and one of somebody else."""
+    async def get(self, identity: Identity, task_id: str, *, wait_seconds: float = 0.0) -> Task:
+        """The caller's task; Error(NOT_FOUND) alike for one that is unknown and one of somebody else.
+
+        One that is not final is waited for until it is, at most for ``wait_seconds``.
+        """
+        task = await self._own(identity, task_id)
+        if task.state.is_final or not wait_seconds:
+            return task
+        ear = Ear([ENDED])
+        async with self.changes.watch(task_id, ear.tell):
+            ear.tell([ENDED])  # it may have ended before we listened
+            return await end_of(task, ear, self.tasks, seconds=wait_seconds)
+
+    def events(
+        self, task: Task, place: Place, *, is_whole: bool = False, seconds: float = math.inf
+    ) -> AsyncGenerator[Event, None]:
+        """What happens to a task that ``get`` has given, from a place on, until its end (``Follower.events``)."""
+        follower = Follower(self.tasks, self.logs, self.artifacts, self.changes)
+        return follower.events(task, place, is_whole=is_whole, seconds=seconds)
+
+    async def _own(self, identity: Identity, task_id: str) -> Task:
         task = await self.tasks.get(task_id) if _is_id(task_id) else None
         if task is None or task.owner != identity.owner:
             raise Error(Code.NOT_FOUND, "There is no such task.")

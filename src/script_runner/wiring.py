@@ -24,14 +24,24 @@ from typing import Any
 
 from script_runner import __version__, command, inputs, journal
 from script_runner.adapters.listener import Answer, Listener, Page
-from script_runner.adapters.redis import RedisLease, RedisLogs, RedisTasks, check_url
+from script_runner.adapters.redis import RedisChanges, RedisLease, RedisLogs, RedisTasks, check_url
 from script_runner.adapters.store import FileArtifacts
 from script_runner.adapters.valkey import EmbeddedServer
 from script_runner.adapters.watched import WatchedArtifacts
 from script_runner.config import Settings, default_data_folder, read_spec, script_environment
 from script_runner.errors import Code, Error, Problem
 from script_runner.inputs import Request
-from script_runner.ports import Artifacts, AuthProvider, Figures, Limits, Traces, Untraced, Unwatched, Watch
+from script_runner.ports import (
+    Artifacts,
+    AuthProvider,
+    Changes,
+    Figures,
+    Limits,
+    Traces,
+    Untraced,
+    Unwatched,
+    Watch,
+)
 from script_runner.service import Lookout, Service, tend
 from script_runner.spec import Spec
 from script_runner.worker import cancelled, first_of
@@ -282,7 +292,8 @@ async def serve(
     watch = PrometheusWatch(is_server=True)
     recorded = traces(os.environ, role="server")
     async with _parts(settings, spec, watch) as parts:
-        service = Service(spec, parts.tasks, parts.logs, parts.artifacts, watch)
+        changes = RedisChanges(required_redis_url(settings), settings.namespace, watch=watch)
+        service = Service(spec, parts.tasks, parts.logs, parts.artifacts, changes, watch)
 
         async def metrics(accept: str) -> tuple[str, bytes]:
             return watch.page(accept, await _known_figures(service.lookout))
@@ -293,6 +304,7 @@ async def serve(
             cors_origins=tuple(settings.cors_origins.split()),
             is_authenticated=word != "none",
             is_stopping=stop.is_set,
+            max_wait_seconds=settings.max_wait_seconds,
             metrics=metrics,
         )
         server = _server(application(service, auth, options, traces=recorded))
@@ -301,7 +313,7 @@ async def serve(
             asyncio.create_task(_report_dangers(parts.tasks)),
             asyncio.create_task(_report_figures(service.lookout, settings.report_seconds)),
             asyncio.create_task(_tend(parts, spec, watch, pause_seconds=tend_seconds)),
-            asyncio.create_task(_end(server, stop, hurry, linger_seconds=settings.linger_seconds)),
+            asyncio.create_task(_end(server, changes, stop, hurry, linger_seconds=settings.linger_seconds)),
         ]
         if word == "none":
             _log.warning("AUTH_PROVIDER is none: whoever reaches this server may use it")
@@ -310,6 +322,7 @@ async def serve(
                 await server.serve([listener])
         finally:
             await cancelled(chores)
+            await changes.close()
             await recorded.close()
     announce("Server stopped.")
 
@@ -341,17 +354,20 @@ def _server(app: Any) -> Any:
     return Server(config)
 
 
-async def _end(server: Any, stop: asyncio.Event, hurry: asyncio.Event, *, linger_seconds: float) -> None:
+async def _end(
+    server: Any, changes: Changes, stop: asyncio.Event, hurry: asyncio.Event, *, linger_seconds: float
+) -> None:
     """End the server a while after ``stop``; until then each answer ends its connection, and /ready says no.
 
     A load balancer needs that time to look elsewhere; and a connection that is closed while a request is on its
-    way would fail that request (RFC 9112, section 9.6).
+    way would fail that request (RFC 9112, section 9.6). Then those who wait here are sent away to wait elsewhere.
     """
     await stop.wait()
     close = (b"connection", b"close")
     server.config.encoded_headers.append(close)
     server.server_state.default_headers = [*server.server_state.default_headers, close]
     await first_of(hurry.wait(), asyncio.sleep(linger_seconds))
+    changes.dismiss()
     server.should_exit = True
 
 

@@ -79,7 +79,9 @@ def routes(task_id: str) -> list[tuple[str, str]]:
         ("GET", f"/task/{task_id}/results"),
         ("GET", f"/task/{task_id}/attachments/x"),
         ("HEAD", f"/task/{task_id}/attachments/x"),
+        ("GET", f"/task/{task_id}?wait=1"),
         ("GET", f"/task/{task_id}/logs"),
+        ("GET", f"/task/{task_id}/events"),
         ("POST", f"/task/{task_id}/cancel"),
         ("DELETE", f"/task/{task_id}"),
     ]

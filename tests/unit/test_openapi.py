@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from script_runner import inputs
+from script_runner.follow import Place
 from script_runner.inputs import Request
 from script_runner.spec import Spec
 from script_runner.web import openapi
@@ -358,7 +359,7 @@ def test_nothing_of_the_inside_is_told():
 QUEUE_HEADERS = {"Idempotency-Key", "Task-Priority", "Task-Not-Before", "Task-Expires-In"}
 
 STATUSES = {
-    "submitTask": {"202", "400", "413", "415", "422", "503"},
+    "submitTask": {"200", "202", "400", "413", "415", "422", "503"},
     "submitScript": {"200", "400", "413", "415", "422", "503"},
     "listTasks": {"200", "400", "503"},
     "getTask": {"200", "400", "404", "503"},
@@ -368,6 +369,7 @@ STATUSES = {
     "getResults": {"200", "400", "404", "409", "503"},
     "getAttachment": {"200", "206", "304", "404", "416", "503"},
     "getLogs": {"200", "400", "404", "503"},
+    "getEvents": {"200", "204", "400", "404", "503"},
     "getHealth": {"200"},
     "getReadiness": {"200", "503"},
     "getMetrics": {"200"},
@@ -387,7 +389,7 @@ def test_a_body_that_nobody_reads_is_not_refused():
     """Without body inputs there is no 415."""
     operation = submission(described({"command": ["a"]}))
 
-    assert set(operation["responses"]) == {"202", "400", "413", "422", "503"}
+    assert set(operation["responses"]) == {"200", "202", "400", "413", "422", "503"}
 
 
 def test_a_share_of_the_queue_is_429():
@@ -399,13 +401,13 @@ def test_a_share_of_the_queue_is_429():
 
 
 def test_the_headers_to_the_queue_are_parameters():
-    """Every submission takes the four headers, none of them required, and says the highest priority."""
+    """Every submission takes these headers, none of them required, and says the highest priority."""
     document = described(SCRIPT | {"max_priority": 3})
 
     for operation in operations(document):
         headers = {one["name"]: one for one in operation.get("parameters", []) if one["in"] == "header"}
         if operation["operationId"].startswith("submit"):
-            assert set(headers) == QUEUE_HEADERS
+            assert set(headers) == QUEUE_HEADERS | {"Prefer"}
             assert not any(one.get("required") for one in headers.values())
             assert headers["Task-Priority"]["schema"]["minimum"] == -9
             assert headers["Task-Priority"]["schema"]["maximum"] == 3
@@ -422,6 +424,32 @@ def test_an_accepted_task_is_described_with_its_place():
     schema = resolved(document, content["schema"]["$ref"])
     assert {"position", "estimated_start_at"} <= set(schema["properties"])
     assert not {"position", "estimated_start_at"} & set(schema["required"])
+
+
+def test_waiting_is_described_where_it_can_be_done():
+    """``Prefer: wait`` stands at submissions and polls, ``?wait=`` where the query is ours."""
+    names = {
+        one["operationId"]: {(parameter["in"], parameter["name"]) for parameter in one.get("parameters", [])}
+        for one in operations(described(SCRIPT))
+    }
+
+    prefer, query = ("header", "Prefer"), ("query", "wait")
+    assert {name for name, found in names.items() if prefer in found} == {
+        "submitTask", "submitScript", "getTask", "getScript",
+    }  # fmt: skip
+    assert {name for name, found in names.items() if query in found} == {"getTask", "getScript", "getEvents"}
+
+
+def test_the_events_shown_are_events():
+    """The example of a stream has an id, a name and JSON for each event, and ends once."""
+    (operation,) = (one for one in operations(described(SCRIPT)) if one["operationId"] == "getEvents")
+    example = operation["responses"]["200"]["content"]["text/event-stream"]["example"]
+    retry, *events = example.removesuffix("\n\n").split("\n\n")
+    fields = [dict(line.split(": ", 1) for line in event.split("\n")) for event in events]
+
+    assert retry == "retry: 1000"
+    assert [event["event"] for event in fields] == ["state", "stdout", "end"]
+    assert all(Place.parse(event["id"]) and json.loads(event["data"]) for event in fields)
 
 
 def test_tokens_are_asked_for_everywhere_but_at_health():

@@ -1,12 +1,14 @@
 """The routes: HTTP in, a call of the service, a document out."""
 
+import asyncio
+import math
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
@@ -18,23 +20,27 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 from script_runner.errors import Code, Error, Problem
+from script_runner.follow import Place
 from script_runner.inputs import Request
 from script_runner.ports import STREAMS, AuthProvider, Identity, Traces, Untraced
 from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE, Service, Wishes
 from script_runner.task import Artifact, State, Task
 from script_runner.web import documents, openapi, problems
 from script_runner.web.cors import Cors
+from script_runner.web.events import HEADERS, MEDIA_TYPE, EventStream
 from script_runner.web.watched import ORIGIN, ROUTE, Watched
 
 ONE_PIECE_BYTES = 256 * 1024
 """A document up to this size is sent in one piece, with its length."""
 
+CANCEL_SECONDS = 0.25
 LONGEST_DELAY_SECONDS = 366 * 86_400
 
 PAGE_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 FILE_POLICY = "default-src 'none'; sandbox"
 """A file comes from a script: a browser is to run nothing in it (Content Security Policy 3)."""
 
+Found = TypeVar("Found")
 Handler = Callable[[HttpRequest, Identity], Awaitable[Response]]
 
 
@@ -47,6 +53,7 @@ class Options:
     cors_origins: tuple[str, ...] = ("*",)
     is_authenticated: bool = False
     is_stopping: Callable[[], bool] = bool
+    max_wait_seconds: float = 60.0
     metrics: Callable[[str], Awaitable[tuple[str, bytes]]] | None = None
     """Media type and text of the page for Prometheus, given the Accept header."""
 
@@ -88,6 +95,7 @@ def application(
         guarded("/task/{id}/results", "GET", api.results),
         guarded("/task/{id}/attachments/{name:path}", "GET", api.attachment),
         guarded("/task/{id}/logs", "GET", api.logs),
+        guarded("/task/{id}/events", "GET", api.events),
         guarded("/script", "POST", api.submit_script),
         guarded("/script/{path:path}", "POST", api.submit_script),
         guarded("/script/{id}", "GET", api.get),
@@ -160,14 +168,32 @@ class _Api:
             body=await self._body(request),
             content_type=request.headers.get("content-type"),
         )
-        task = await self._service.submit(identity, asked, _wishes(request), request.scope[ORIGIN])
+        headers, wishes, origin = {}, _wishes(request), request.scope[ORIGIN]
+        if wait := self._preferred_wait(request):
+            headers["Preference-Applied"] = f"wait={wait}"
+            async with self._service.submit_awaited(identity, asked, wishes, origin) as awaited:
+                task = await _while_there(request, awaited.end(seconds=wait)) or awaited.task
+        else:
+            task = await self._service.submit(identity, asked, wishes, origin)
+        headers["Location"] = f"/task/{task.id}"
+        if wait and task.state.is_final:
+            return await self._document(task, "inline", headers)
         document = documents.summary(task) | documents.waiting(task)
-        return _json(document, status_code=status_code, headers={"Location": f"/task/{task.id}"})
+        return _json(document, status_code=status_code, headers=headers)
 
     async def get(self, request: HttpRequest, identity: Identity) -> Response:
         attachments = _choice(request, "attachments", ("inline", "links", "none"))
-        task = await self._service.get(identity, request.path_params["id"])
-        return await self._document(task, attachments)
+        task_id = request.path_params["id"]
+        headers = {}
+        wait = _seconds(request, "wait")
+        if wait is None and (preferred := self._preferred_wait(request)):
+            wait = float(preferred)
+            headers["Preference-Applied"] = f"wait={preferred}"
+        if not wait:
+            return await self._document(await self._service.get(identity, task_id), attachments)
+        seconds = min(wait, self._options.max_wait_seconds)
+        task = await _while_there(request, self._service.get(identity, task_id, wait_seconds=seconds))
+        return await self._document(task, attachments, headers) if task else Response()
 
     async def list(self, request: HttpRequest, identity: Identity) -> Response:
         page = await self._service.list(
@@ -210,7 +236,24 @@ class _Api:
         headers = {"X-Log-Offset": str(chunk.offset), "X-Log-Next-Offset": str(ends), "Cache-Control": "no-store"}
         return Response(chunk.data, media_type="text/plain; charset=utf-8", headers=headers)
 
+    async def events(self, request: HttpRequest, identity: Identity) -> Response:
+        place = _place(request)
+        is_whole = _choice(request, "logs", ("live", "whole")) == "whole"
+        seconds = _seconds(request, "wait")
+        task = await self._service.get(identity, request.path_params["id"])
+        if place.is_end and task.state.is_final:
+            return Response(status_code=204)  # which tells an EventSource to come no more
+        if request.method == "HEAD":
+            return Response(headers=HEADERS, media_type=MEDIA_TYPE)
+        place = Place() if place.is_end else place
+        limit = math.inf if seconds is None else seconds
+        return EventStream(self._service.events(task, place, is_whole=is_whole, seconds=limit))
+
     # Ways to answer
+
+    def _preferred_wait(self, request: HttpRequest) -> int:
+        """The whole seconds to wait by the header Prefer, as far as they are granted; 0 for none."""
+        return min(_preferred_wait(request.headers.getlist("prefer")), int(self._options.max_wait_seconds))
 
     async def _body(self, request: HttpRequest) -> bytes:
         """The whole body, or Error(TOO_LARGE) before more than the limit is read."""
@@ -225,11 +268,12 @@ class _Api:
                 raise _too_large(limit)
         return bytes(body)
 
-    async def _document(self, task: Task, attachments: str) -> Response:
+    async def _document(self, task: Task, attachments: str, headers: dict[str, str] | None = None) -> Response:
         pieces = documents.whole(self._service, task, attachments=attachments)
         if documents.size(task, attachments=attachments) > ONE_PIECE_BYTES:
-            return StreamingResponse(await _begun(pieces), media_type="application/json")
-        return Response(b"".join([piece async for piece in pieces]), media_type="application/json")
+            return StreamingResponse(await _begun(pieces), headers=headers, media_type="application/json")
+        content = b"".join([piece async for piece in pieces])
+        return Response(content, headers=headers, media_type="application/json")
 
     async def _file(self, request: HttpRequest, artifact: Artifact) -> Response:
         """A file, or the one range of it that was asked for (RFC 9110, section 14)."""
@@ -284,6 +328,31 @@ def _wishes(request: HttpRequest) -> Wishes:
         not_before=_moment(request, "Task-Not-Before"),
         expires_in_seconds=seconds,
     )
+
+
+def _preferred_wait(values: Sequence[str]) -> int:
+    """The seconds of the preference ``wait`` (RFC 7240, section 4.3); 0 for none, or one that is no number."""
+    pattern = r'\s*wait\s*=\s*(?:(\d{1,9})|"(\d{1,9})")\s*(?:;.*)?'
+    preferences = ",".join(values).split(",")
+    found = (re.fullmatch(pattern, preference, re.ASCII | re.IGNORECASE) for preference in preferences)
+    return next((int(match[1] or match[2]) for match in found if match), 0)
+
+
+def _seconds(request: HttpRequest, name: str) -> float | None:
+    """A query parameter in seconds; None if it is not there."""
+    text = request.query_params.get(name)
+    if text is not None and not re.fullmatch(r"\d{1,9}(\.\d{1,3})?", text, re.ASCII):
+        raise _wrong(name, "must be a number of seconds")
+    return None if text is None else float(text)
+
+
+def _place(request: HttpRequest) -> Place:
+    """Where a follower goes on (HTML Living Standard, section 9.2.4); the beginning without a word on it."""
+    text = request.headers.get("last-event-id")
+    place = Place.parse(text) if text else Place()
+    if place is None:
+        raise _wrong("Last-Event-ID", "must be the id of an event of this stream", where="header")
+    return place
 
 
 def _header(request: HttpRequest, name: str, pattern: str, expected: str) -> str | None:
@@ -362,6 +431,24 @@ def _range(header: str | None, size: int) -> tuple[int | None, int]:
     if last and int(last) < start:
         return 0, size
     return (start, min(size, int(last) + 1 if last else size)) if start < size else (None, 0)
+
+
+async def _while_there(request: HttpRequest, work: Coroutine[Any, Any, Found]) -> Found | None:
+    """What comes of the work; None, and no more is done of it, when the client goes away before."""
+
+    async def is_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(is_gone())
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        while left := [task for task in (working, gone) if not task.done()]:
+            for task in left:
+                task.cancel()  # once may not be enough: the Redis client can swallow it (bpo-37658)
+            await asyncio.wait(left, timeout=CANCEL_SECONDS)
 
 
 # Writing an answer

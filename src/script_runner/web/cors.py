@@ -7,7 +7,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS = "GET, POST, DELETE, OPTIONS"
-EXPOSED = "Location, ETag, Content-Range, Retry-After, X-Log-Offset, X-Log-Next-Offset, X-Request-ID"
+EXPOSED = (
+    "Location, ETag, Content-Range, Retry-After, Preference-Applied, X-Log-Offset, X-Log-Next-Offset, X-Request-ID"
+)
 MAX_AGE_SECONDS = 86_400
 
 

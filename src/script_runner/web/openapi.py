@@ -124,6 +124,7 @@ class _Writer:
             paths["/task/{id}/results"] = {"get": self.results(self.spec.outputs.results)}
         paths["/task/{id}/attachments/{name}"] = {"get": self.attachment()}
         paths["/task/{id}/logs"] = {"get": self.logs()}
+        paths["/task/{id}/events"] = {"get": self.events()}
         paths["/health"] = {"get": self.health()}
         paths["/ready"] = {"get": self.ready()}
         paths["/metrics"] = {"get": self.metrics()}
@@ -140,7 +141,7 @@ class _Writer:
         refusals += [Code.TOO_MANY_QUEUED] if self.spec.max_queued_per_caller else []
         refusals += [Code.UNSUPPORTED_MEDIA_TYPE] if wanted.body_args else []
         parameters = [self.path_parameter()] if with_path else []
-        queued = {
+        queued: JsonObject = {
             "description": "The task is queued, and will not be lost.",
             "headers": {"Location": _header("Where the task is.", f"/task/{_TASK_ID}")},
             "content": _json(_reference("Task"), _summary_example(self.spec, State.QUEUED) | _WAITING),
@@ -149,15 +150,24 @@ class _Writer:
                 "cancel": {"operationId": "cancelTask", "parameters": {"id": "$response.body#/id"}},
             },
         }
+        ended = queued | {
+            "description": "With `Prefer: wait`: the task, which has ended in time.",
+            "headers": queued["headers"] | {"Preference-Applied": _header("How long it would wait.", "wait=20")},
+            "content": self._task_content(State.SUCCEEDED, State.FAILED),
+        }
+        either = queued | {
+            "description": "The task is queued, and will not be lost; with `Prefer: wait` it may have ended.",
+            "content": self._task_content(State.QUEUED, State.SUCCEEDED),
+        }
         operation = self._operation(
             name,
             "original names" if is_original else "script",
             "Run the script (original name; answers 200)" if is_original else "Run the script",
-            {"200" if is_original else "202": queued},
+            {"200": either} if is_original else {"200": ended, "202": queued},
             refusals=refusals,
-            parameters=[*parameters, *self.query_parameters(), *_queue_parameters(self.spec)],
-            description="Queues a task and answers at once. Ask for the task until its `status` is no longer"
-            " `not-ready`.",
+            parameters=[*parameters, *self.query_parameters(), *_queue_parameters(self.spec), _PREFER],
+            description="Queues a task and answers at once, or with `Prefer: wait` when it has ended. Ask for the"
+            " task until its `status` is no longer `not-ready`.",
         )
         return operation | ({"requestBody": self.request_body()} if wanted.body_args else {})
 
@@ -181,9 +191,7 @@ class _Writer:
     def get(self, name: str) -> JsonObject:
         is_original = name == "getScript"
         ways = {"type": "string", "enum": ["inline", "links", "none"], "default": "inline"}
-        states = (State.SUCCEEDED, State.FAILED, State.QUEUED)
-        examples = {state.value: {"value": self.task_example(state)} for state in states}
-        content = {"application/json": {"schema": _reference("Task"), "examples": examples}}
+        content = self._task_content(State.SUCCEEDED, State.FAILED, State.QUEUED)
         return self._operation(
             name,
             "original names" if is_original else "tasks",
@@ -193,6 +201,8 @@ class _Writer:
             parameters=[
                 _id_parameter(self.id_name),
                 _query("attachments", "Files as base64, as links, or left out.", ways),
+                _query("wait", "Answer when the task has ended, after so many seconds at the latest.", _SECONDS),
+                _PREFER,
             ],
         )
 
@@ -300,6 +310,36 @@ class _Writer:
             " Of a long stream only the end is kept while the script runs.",
         )
 
+    def events(self) -> JsonObject:
+        place = {"type": "string", "pattern": "^[0-9]+-(new|queued|running|end)-[0-9]+-[0-9]+$"}
+        kinds = {"type": "string", "enum": ["live", "whole"], "default": "live"}
+        content = {"text/event-stream": _example({"type": "string"}, _events_example(self.spec))}
+        return self._operation(
+            "getEvents",
+            "tasks",
+            "What happens to a task, as it happens",
+            {
+                "200": _answer("Server-Sent Events, until the task has ended.", content),
+                "204": {"description": "`Last-Event-ID` is the end: there is nothing more."},
+            },
+            refusals=[Code.INVALID_INPUT, Code.NOT_FOUND, Code.UNAVAILABLE],
+            parameters=[
+                _id_parameter("id"),
+                _header_parameter(
+                    "Last-Event-ID", "The `id` of the last event that came: what follows it is told."
+                )
+                | {"schema": place},
+                _query(
+                    "logs",
+                    "`live` leaves out what is no longer kept while the script runs; `whole` tells it at the end.",
+                    kinds,
+                ),
+                _query("wait", "End the stream after so many seconds.", _SECONDS),
+            ],
+            description="`state` and, once and last, `end` carry the task in short; `stdout` and `stderr` carry"
+            " `text` from byte `offset` to `next`. An EventSource comes again by itself, at any server.",
+        )
+
     # The server itself
 
     def health(self) -> JsonObject:
@@ -405,10 +445,14 @@ class _Writer:
             "content": {"application/json": content},
         }
 
+    def _task_content(self, *states: State) -> JsonObject:
+        examples = {state.value: {"value": self.task_example(state)} for state in states}
+        return {"application/json": {"schema": _reference("Task"), "examples": examples}}
+
     def task_example(self, state: State) -> JsonObject:
         task = _summary_example(self.spec, state)
         if not state.is_final:
-            return task
+            return task | _WAITING
         keeps_files = bool(self.spec.outputs.attachments)
         if state is State.SUCCEEDED:
             task["results"] = _results_example(self.spec.outputs.results)
@@ -687,6 +731,17 @@ def _summary_example(spec: Spec, state: State) -> JsonObject:
     }
 
 
+def _events_example(spec: Spec) -> str:
+    said = {"offset": 0, "next": len(_LOG), "text": _LOG}
+    told = (
+        ("1-running-0-0", "state", _summary_example(spec, State.RUNNING)),
+        (f"1-running-{len(_LOG)}-0", STREAMS[0], said),
+        (f"1-end-{len(_LOG)}-0", "end", _summary_example(spec, State.SUCCEEDED)),
+    )
+    written = [f"id: {at}\nevent: {name}\ndata: {msgspec.json.encode(data).decode()}\n" for at, name, data in told]
+    return "\n".join(["retry: 1000\n", *written, ""])
+
+
 def _results_example(wanted: ResultsSpec | None) -> Any:
     if wanted is None:
         return None
@@ -771,6 +826,10 @@ def _header_parameter(name: str, description: str) -> JsonObject:
 
 def _query(name: str, description: str, schema: JsonObject) -> JsonObject:
     return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+_SECONDS: JsonObject = {"type": "number", "minimum": 0}
+_PREFER = _header_parameter("Prefer", "`wait=20`: answer when the task has ended, after 20 seconds at the latest.")
 
 
 def _id_parameter(name: str) -> JsonObject:
