@@ -27,7 +27,7 @@ from script_runner.config import (
 from script_runner.errors import Code, Error
 
 if TYPE_CHECKING:
-    from script_runner.client import Client
+    from script_runner.client import Client, TaskEvent
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -492,11 +492,14 @@ def _wait(options: argparse.Namespace) -> int:
 
 def _wait_for(client: "Client", task_id: str, options: argparse.Namespace) -> int:
     """Show progress on standard error until the task has ended, then the task on standard output."""
-    progress = _Progress(client, task_id, is_quiet=options.quiet)
-    document: dict[str, Any] = {}
+    progress = _Progress()
     try:
-        for document in client.watch(task_id, timeout_seconds=options.timeout):
-            progress.show(document)
+        if options.quiet:
+            document = client.wait(task_id, timeout_seconds=options.timeout)
+        else:
+            for event in client.events(task_id, timeout_seconds=options.timeout):
+                progress.show(event)
+            document = client.wait(task_id)
     except TimeoutError as error:
         _say(f"script-runner: {error}.")
         return TIMED_OUT
@@ -510,28 +513,15 @@ def _wait_for(client: "Client", task_id: str, options: argparse.Namespace) -> in
 class _Progress:
     """State, time and the script's own words on standard error."""
 
-    def __init__(self, client: "Client", task_id: str, *, is_quiet: bool) -> None:
-        self._client = client
-        self._task_id = task_id
-        self._is_quiet = is_quiet
-        self._state = ""
-        self._offset = 0
+    def __init__(self) -> None:
         self._began = time.monotonic()
 
-    def show(self, document: dict[str, Any]) -> None:
-        if self._is_quiet:
-            return
-        if document["state"] != "queued":
-            self._say_log()
-        if document["state"] != self._state:
-            self._state = document["state"]
-            position = f", {document['position']} in the queue" if document.get("position") else ""
-            _say(f"[{time.monotonic() - self._began:6.1f} s] {self._state}{position}")
-
-    def _say_log(self) -> None:
-        while (chunk := self._client.log(self._task_id, offset=self._offset)).data:
-            self._offset = chunk.offset + len(chunk.data)
-            sys.stderr.write(chunk.data.decode("utf-8", "replace"))
+    def show(self, event: "TaskEvent") -> None:
+        if event.name in ("state", "end"):
+            position = f", {event.data['position']} in the queue" if event.data.get("position") else ""
+            _say(f"[{time.monotonic() - self._began:6.1f} s] {event.data['state']}{position}")
+        elif event.name == "stdout":
+            sys.stderr.write(event.data["text"])
             sys.stderr.flush()
 
 
@@ -556,13 +546,24 @@ def _logs(options: argparse.Namespace) -> int:
     stream = "stderr" if options.stderr else "stdout"
     offset = 0
     with _client(options) as client:
-        documents = client.watch(options.id) if options.follow else iter([client.get(options.id)])
-        for _ in documents:
-            while (chunk := client.log(options.id, stream, offset=offset)).data:
-                offset = chunk.offset + len(chunk.data)
-                sys.stdout.buffer.write(chunk.data)
+        for event in client.events(options.id) if options.follow else ():
+            if event.name == stream and event.data["offset"] == offset and "\ufffd" not in event.data["text"]:
+                sys.stdout.buffer.write(event.data["text"].encode())
                 sys.stdout.buffer.flush()
+                offset = event.data["next"]
+            elif event.name == stream:  # not text, or some of it is missing
+                offset = _print_log(client, options.id, stream, offset=offset)
+        _print_log(client, options.id, stream, offset=offset)
     return 0
+
+
+def _print_log(client: "Client", task_id: str, stream: str, *, offset: int) -> int:
+    """Print what the script has said, byte for byte; the offset to go on from."""
+    while (chunk := client.log(task_id, stream, offset=offset)).data:
+        offset = chunk.offset + len(chunk.data)
+        sys.stdout.buffer.write(chunk.data)
+        sys.stdout.buffer.flush()
+    return offset
 
 
 def _cancel(options: argparse.Namespace) -> int:

@@ -1,8 +1,11 @@
 """The API from Python: the same verbs as the service, over HTTP."""
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -10,18 +13,34 @@ from urllib.parse import quote
 import httpx
 
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import LogChunk
+from script_runner.ports import STREAMS, LogChunk
 
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 10
 LAST_PORT = 65_535
 
+WAIT_SECONDS = 20.0
+"""How long the server is asked to wait in one request: less than what proxies take for a dead connection."""
+
+SILENCE_SECONDS = 45.0
+"""After how long without a word, three of its comments, a stream of events is taken for dead."""
+
+RECONNECT_SECONDS = 1.0
+
 GATEWAY_TROUBLE = (502, 503, 504)
 PASSING = (Code.UNAVAILABLE, Code.QUEUE_FULL, Code.TOO_MANY_QUEUED)
 """What may be otherwise in a moment."""
 
 Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """What has happened to a task: ``state``, ``stdout``, ``stderr`` or, last, ``end``; with its data."""
+
+    name: str
+    data: Document
 
 
 class Client:
@@ -34,6 +53,7 @@ class Client:
         self, url: str, *, token: str | None = None, timeout_seconds: float = 30.0, patience_seconds: float = 60.0
     ) -> None:
         self._patience_seconds = patience_seconds
+        self._timeout_seconds = timeout_seconds
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
             self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
@@ -82,9 +102,13 @@ class Client:
             lambda: self._document("POST", url, params=list(query), content=body, headers=headers), end=None
         )
 
-    def get(self, task_id: str, *, attachments: str = "none") -> Document:
-        """The task document; ``attachments`` is none, links or inline."""
-        return self._document("GET", _path(task_id), params={"attachments": attachments})
+    def get(self, task_id: str, *, attachments: str = "none", wait_seconds: float = 0.0) -> Document:
+        """The task document; ``attachments`` is none, links or inline.
+
+        It comes when the task has ended, or after ``wait_seconds`` as it is then.
+        """
+        wait = {"wait": f"{wait_seconds:.3f}"} if wait_seconds > 0 else {}
+        return self._document("GET", _path(task_id), params={"attachments": attachments, **wait})
 
     def list(self, *, states: Sequence[str] = (), cursor: str | None = None, limit: int = 50) -> Document:
         """A page of tasks, newest first: ``tasks`` and the cursor of the ``next`` page."""
@@ -105,21 +129,85 @@ class Client:
         return LogChunk(int(answer.headers["X-Log-Offset"]), answer.content)
 
     def watch(self, task_id: str, *, timeout_seconds: float | None = None) -> Iterator[Document]:
-        """The document again and again, with growing pauses, until the task has ended.
+        """The document as it is, and again whenever the server has something to say, until the task has ended.
 
         Raises TimeoutError after ``timeout_seconds``. A server that is away for a moment is asked again.
         """
         end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        pause = FIRST_PAUSE_SECONDS
+        longest = min(WAIT_SECONDS, self._timeout_seconds / 2)
+        wait, pause = 0.0, FIRST_PAUSE_SECONDS
         while True:
-            document = self._patiently(lambda: self.get(task_id), end)
+            asked_at = time.monotonic()
+            document = self._patiently(partial(self.get, task_id, wait_seconds=wait), end)
             yield document
             if document["status"] != "not-ready":
                 return
             if end is not None and time.monotonic() >= end:
                 raise TimeoutError(f"task {task_id} is still {document['state']}")
-            time.sleep(pause if end is None else max(0.0, min(pause, end - time.monotonic())))
-            pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+            if wait and time.monotonic() - asked_at < wait / 2:  # an older server does not wait
+                time.sleep(pause if end is None else max(0.0, min(pause, end - time.monotonic())))
+                pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+            wait = longest if end is None else min(longest, max(0.001, end - time.monotonic()))
+
+    def events(self, task_id: str, *, timeout_seconds: float | None = None) -> Iterator[TaskEvent]:
+        """What happens to the task, as it happens, up to its end. A lost stream goes on where it was.
+
+        Raises TimeoutError after ``timeout_seconds``. An older server, which has no events, is polled.
+        """
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        last = ""
+        patience = time.monotonic() + self._patience_seconds
+        while end is None or time.monotonic() < end:
+            try:
+                for place, event in self._stream(task_id, last, end):
+                    last = place
+                    patience = time.monotonic() + self._patience_seconds
+                    yield event
+                    if event.name == "end":
+                        return
+            except Error as error:
+                if error.code is Code.NOT_FOUND and not last:
+                    self.get(task_id)  # if there is no such task, it says so
+                    yield from self._polled_events(task_id, end)
+                    return
+                if error.code not in PASSING or time.monotonic() > patience:
+                    raise
+            time.sleep(
+                RECONNECT_SECONDS if end is None else max(0.0, min(RECONNECT_SECONDS, end - time.monotonic()))
+            )
+        raise TimeoutError(f"task {task_id} has not ended")
+
+    def _stream(self, task_id: str, last: str, end: float | None) -> Iterator[tuple[str, TaskEvent]]:
+        """The events of one connection, each with its id."""
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+        params = {} if end is None else {"wait": f"{max(0.001, end - time.monotonic()):.3f}"}
+        timeout = httpx.Timeout(self._timeout_seconds, read=SILENCE_SECONDS)
+        url = f"{_path(task_id)}/events"
+        try:
+            with self._http.stream("GET", url, params=params, headers=headers, timeout=timeout) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _error(answer)
+                yield from _events(answer.iter_bytes())
+        except httpx.HTTPError as error:
+            raise self._away(error) from None
+
+    def _polled_events(self, task_id: str, end: float | None) -> Iterator[TaskEvent]:
+        """The same from a server without events: as far as polls can see them."""
+        offsets = dict.fromkeys(STREAMS, 0)
+        state = ""
+        for document in self.watch(task_id, timeout_seconds=None if end is None else end - time.monotonic()):
+            is_over = document["status"] != "not-ready"
+            if document["state"] != state and not is_over:
+                state = document["state"]
+                yield TaskEvent("state", document)
+            for stream in STREAMS if state != "queued" or is_over else ():
+                while (chunk := self.log(task_id, stream, offset=offsets[stream])).data:
+                    offsets[stream] = chunk.offset + len(chunk.data)
+                    text = chunk.data.decode("utf-8", "replace")
+                    yield TaskEvent(stream, {"offset": chunk.offset, "next": offsets[stream], "text": text})
+            if is_over:
+                yield TaskEvent("end", document)
 
     def wait(self, task_id: str, *, timeout_seconds: float | None = None) -> Document:
         """The document of the task once it has ended."""
@@ -183,6 +271,22 @@ class Client:
 
     def _away(self, error: httpx.HTTPError) -> Error:
         return Error(Code.UNAVAILABLE, f"{self._http.base_url} does not answer: {error}.")
+
+
+def _events(pieces: Iterator[bytes]) -> Iterator[tuple[str, TaskEvent]]:
+    """Events and their ids (HTML Living Standard, section 9.2.6), as far as this API writes them."""
+    fields: dict[str, str] = {}
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            name, _, value = line.decode().rstrip("\r").partition(":")
+            if line.strip():
+                fields[name] = value.removeprefix(" ")
+                continue
+            if "event" in fields:
+                yield fields["id"], TaskEvent(fields["event"], json.loads(fields["data"]))
+            fields = {}
 
 
 def _path(task_id: str) -> str:

@@ -84,6 +84,10 @@ class Program:
         return self._log.parent
 
     @property
+    def output_bytes(self) -> bytes:
+        return self._log.read_bytes()
+
+    @property
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 

@@ -476,6 +476,18 @@ def test_logs_follow_a_running_script_to_its_end(site: Site, server: Server) -> 
     assert following.output == "one\ntwo\n"
 
 
+def test_logs_follow_what_is_no_text(site: Site, server: Server) -> None:
+    """Bytes that are no UTF-8 are followed as they are."""
+    task_id = server.submit(f"printf 'a\\377\\303'; {WAIT_FOR_GO}; printf '\\251z'", name="bytes")
+    done = site.start("logs", "--follow", task_id, "--url", server.url)
+    done.wait_for_output("a")
+
+    (server.folder / "go-bytes").touch()
+
+    assert done.wait() == 0
+    assert done.output_bytes == b"a\xff\xc3\xa9z"
+
+
 def test_a_reader_that_goes_away_is_no_error(site: Site, server: Server) -> None:
     """Logs | head: no traceback, and exit code 0."""
     document = server.run("seq 500000")
