@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import httpx
+from tests.chaos.followers import Followers
 from tests.chaos.journal import Journal
 from tests.chaos.ledger import now
 from tests.chaos.plan import Order
@@ -112,10 +113,11 @@ class Front:
 
 
 class Callers:
-    """Threads that submit, cancel and watch."""
+    """Threads that submit, cancel, watch and follow."""
 
     def __init__(self, world: World, journal: Journal) -> None:
         self.book = Book()
+        self.followers = Followers(world, journal)
         self._world = world
         self._journal = journal
         self._stop_submitting = threading.Event()
@@ -176,6 +178,7 @@ class Callers:
                 task_id = str(answer.json()["id"])
                 self._journal.note(f"acknowledged {task_id} {order.kind} {order.seconds:.2f} key {order.key}")
                 self.book.acknowledge(order, task_id)
+                self.followers.follow(order, task_id)
                 if order.cancel_after is not None:
                     self._cancel_later(front, task_id, order.cancel_after)
             else:

@@ -41,6 +41,7 @@ def suffer(episode: Episode, folder: Path, figures: Figures, tell: Tell = str) -
             Judge(world, callers, journal).judge()
         finally:
             callers.stop()
+            callers.followers.stop()
     return journal.violations
 
 

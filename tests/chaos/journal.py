@@ -50,6 +50,12 @@ class Figures:
     thawed: list[float] = field(default_factory=list)
     """Seconds that scripts lived on after a pause of their whole machine beyond the lease."""
 
+    followed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """How many followed a task to its end, by their kind."""
+
+    connections: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """How often those had to ask."""
+
     unacknowledged: int = 0
     """Tasks that nobody was told of."""
 

@@ -52,7 +52,12 @@ def _figures(figures: Figures) -> list[str]:
     states = ", ".join(f"{count} {state}" for state, count in sorted(figures.states.items()))
     starts = f"{figures.starts} starts of scripts"
     untold = f"{figures.unacknowledged} tasks whose acknowledgement was lost on its way"
+    followers = ", ".join(
+        f"{count} by {kind} over {figures.connections[kind]} requests"
+        for kind, count in sorted(figures.followed.items())
+    )
     return [
+        f"Followed to one end each, unless it is counted above: {followers or 'none'}.",
         f"Tasks: {figures.tasks} ({states}); {starts}; {untold}.",
         f"From the kill of a worker until its task no longer ran under it: {_spread(figures.noticed)}.",
         f"From the end of a pause of a machine until its stale scripts were dead: {_spread(figures.thawed)}.",

@@ -43,6 +43,7 @@ class Judge:
             self._wait_for_ends()
             self._read_documents()
             self._judge_tasks()
+            self._judge_followers()
             self._judge_leftovers()
             self._stop_workers()
             self._judge_that_ends_stand()
@@ -135,6 +136,21 @@ class Judge:
             self._journal.note(f"task {stamp.task} was begun by a script that had just been thawed: {stamp}")
             return
         self._journal.violation("doubled", f"two copies of task {stamp.task} at once: {stamp}", at=stamp.at)
+
+    # What those were told who followed
+
+    def _judge_followers(self) -> None:
+        """Each was told exactly one end, and it is the one that stands."""
+        for follower in self._callers.followers.finished(PATIENCE_SECONDS):
+            kind = type(follower).__name__
+            self._journal.figures.followed[kind] += 1
+            self._journal.figures.connections[kind] += follower.connections
+            document = self._documents.get(follower.task_id, {})
+            told = [_short(end) | {"error": document.get("error")} for end in follower.ends]
+            if not told:
+                self._lost(f"a {kind} of task {follower.task_id} was not told its end: {_short(document)}")
+            elif told != [_short(document)]:
+                self._doubled(f"a {kind} of task {follower.task_id} was told {told}, and it is {_short(document)}")
 
     # What is left behind
 

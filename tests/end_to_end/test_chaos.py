@@ -12,7 +12,10 @@ KINDS = ("kill-server", "kill-worker", "kill-script", "kill-redis", "pause-machi
 
 
 def test_no_task_is_lost_or_doubled_and_nothing_is_left(redis_binary_path: str, tmp_path: Path) -> None:
-    """Whatever is killed, paused or cut off: each task ends once, runs once at a time, and leaves nothing."""
+    """Whatever is killed, paused or cut off: each task ends once, runs once at a time, and leaves nothing.
+
+    Whoever follows one is told exactly one end.
+    """
     assert redis_binary_path
     (whole,) = plan(SEED, len(KINDS), KINDS)
     episode = replace(whole, outstanding=9)
@@ -22,4 +25,5 @@ def test_no_task_is_lost_or_doubled_and_nothing_is_left(redis_binary_path: str, 
 
     assert [violation.text for violation in violations] == []
     assert figures.tasks > len(KINDS)
+    assert set(figures.followed) == {"StreamFollower", "PollFollower"}
     assert figures.starts >= figures.states["succeeded"] > 0
