@@ -70,6 +70,10 @@ class Settings(BaseModel):
     drain_timeout: float = Field(30.0, ge=0, allow_inf_nan=False, validation_alias="SCRIPT_RUNNER_DRAIN_TIMEOUT")
     linger_seconds: float = Field(5.0, ge=0, allow_inf_nan=False, validation_alias="SCRIPT_RUNNER_LINGER_SECONDS")
     redis_replicas: int = Field(0, ge=0, le=100, validation_alias="SCRIPT_RUNNER_REDIS_REPLICAS")
+    ecs_agent: str | None = Field(None, validation_alias="ECS_AGENT_URI")
+    ecs_protection_minutes: int = Field(
+        60, ge=0, le=2_880, validation_alias="SCRIPT_RUNNER_ECS_PROTECTION_MINUTES"
+    )
     max_body_bytes: int = Field(1 << 20, ge=0, validation_alias="SCRIPT_RUNNER_MAX_BODY_BYTES")
     max_wait_seconds: float = Field(60.0, ge=0, le=3_600, validation_alias="SCRIPT_RUNNER_MAX_WAIT_SECONDS")
     cors_origins: str = Field("*", validation_alias="SCRIPT_RUNNER_CORS_ORIGINS")
@@ -106,7 +110,7 @@ class Settings(BaseModel):
 
 PRIVATE_VARIABLES = (
     "SCRIPT_RUNNER_*", "REDIS_URL", "CELERY_*", "AUTH_PROVIDER", "AUTH0_*", "PORT",
-    "SERVER_NAME", "SERVER_VERSION", "OTEL_EXPORTER_OTLP_*HEADERS",
+    "SERVER_NAME", "SERVER_VERSION", "OTEL_EXPORTER_OTLP_*HEADERS", "ECS_AGENT_URI",
 )  # fmt: skip
 """What a script does not inherit: the runner's own settings and secrets."""
 

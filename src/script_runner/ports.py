@@ -351,6 +351,21 @@ class Executor(Protocol):
     async def close(self) -> None: ...
 
 
+class Shelter(Protocol):
+    """Keeps a worker from being chosen when a platform has more of them than it needs.
+
+    Both return at once and never raise: a platform that cannot be told costs a script nothing but its shelter.
+    """
+
+    def hold(self) -> None:
+        """From now on scripts run here. To say it again changes nothing."""
+        ...
+
+    def release(self) -> None:
+        """Nothing runs here any more, for now."""
+        ...
+
+
 class AuthProvider(Protocol):
     """Decides who asks. Found by entry point ``script_runner.auth``; built from the environment."""
 

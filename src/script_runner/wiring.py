@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from script_runner import __version__, command, inputs, journal
+from script_runner.adapters.ecs import EcsShelter
 from script_runner.adapters.listener import Answer, Listener, Page
 from script_runner.adapters.redis import RedisChanges, RedisLease, RedisLogs, RedisTasks, check_url
 from script_runner.adapters.store import FileArtifacts
@@ -568,15 +569,33 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
         )
         _log.info("worker %s runs up to %d script(s) at once", terms.name, terms.concurrency)
         report = asyncio.create_task(_report_dangers(parts.tasks))
-        worker = Worker(terms, tasks=parts.tasks, lease=lease, workshop=workshop, watch=watch, traces=recorded)
+        shelter = _shelter(settings)
+        worker = Worker(
+            terms,
+            tasks=parts.tasks,
+            lease=lease,
+            workshop=workshop,
+            watch=watch,
+            traces=recorded,
+            shelter=shelter,
+        )
         try:
             async with _watched_at(settings.metrics_address, _worker_pages(watch, worker)):
                 await worker.work(drain, hurry=hurry)
         finally:
             await cancelled([report])
+            if shelter:
+                await asyncio.to_thread(shelter.close)
             await executor.close()
             await recorded.close()
     _log.info("worker %s stopped", terms.name)
+
+
+def _shelter(settings: Settings) -> EcsShelter | None:
+    """What keeps this worker from being scaled in while it works, where there is such a thing."""
+    if not settings.ecs_agent or not settings.ecs_protection_minutes:
+        return None
+    return EcsShelter(settings.ecs_agent, minutes=settings.ecs_protection_minutes)
 
 
 def _affordable(concurrency: int) -> int:

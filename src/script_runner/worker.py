@@ -12,7 +12,7 @@ from typing import Any
 
 from script_runner import journal
 from script_runner.errors import Error
-from script_runner.ports import Lease, Span, Tasks, Traces, Untraced, Unwatched, Watch
+from script_runner.ports import Lease, Shelter, Span, Tasks, Traces, Untraced, Unwatched, Watch
 from script_runner.run import Stop, Workshop, run
 from script_runner.service import note_end, tend
 from script_runner.task import Outcome, State, Task
@@ -85,6 +85,7 @@ class Worker:
         workshop: Workshop,
         watch: Watch | None = None,
         traces: Traces | None = None,
+        shelter: Shelter | None = None,
     ) -> None:
         self._terms = terms
         self._tasks = tasks
@@ -92,6 +93,7 @@ class Worker:
         self._workshop = workshop
         self._watch = watch or Unwatched()
         self._traces = traces or Untraced()
+        self._shelter = shelter
         self._heart: _Heart
         self._takes_tasks = False
         self._trouble = ""
@@ -185,7 +187,14 @@ class Worker:
         running = self._running[_run_of(task)] = _new_running(task)
         carrier = asyncio.create_task(self._carry(running))
         self._carriers.add(carrier)
-        carrier.add_done_callback(self._carriers.discard)
+        if self._shelter:
+            self._shelter.hold()
+        carrier.add_done_callback(self._put_down)
+
+    def _put_down(self, carrier: "asyncio.Task[None]") -> None:
+        self._carriers.discard(carrier)
+        if self._shelter and not self._carriers:
+            self._shelter.release()
 
     # Carrying one task from claim to its end
 
