@@ -4,6 +4,8 @@ locals {
   lines = "ContainerAppConsoleLogs_CL | where ContainerAppName_s in (\"${local.name}-server\", \"${local.name}-worker\") | extend line = parse_json(Log_s)"
   queue = "${local.lines} | where tostring(line.event) == \"queue\""
 
+  action_group_ids = concat(azurerm_monitor_action_group.this[*].id, var.alert_action_group_ids)
+
   alerts = {
     oldest-queued = {
       description = "A task has waited for more than ${var.alert_oldest_queued_seconds} seconds."
@@ -84,6 +86,35 @@ resource "azurerm_monitor_action_group" "this" {
   }
 }
 
+# with NoEviction a full Redis takes no new tasks
+resource "azurerm_monitor_metric_alert" "redis_memory" {
+  name                = "${local.name}-redis-memory"
+  description         = "Redis is more than 80 % full; when it is full, no task is taken any more."
+  resource_group_name = var.resource_group_name
+  scopes              = [azurerm_managed_redis.this.id]
+  severity            = 2
+  frequency           = "PT5M"
+  window_size         = "PT15M"
+  tags                = var.tags
+
+  criteria {
+    metric_namespace       = "Microsoft.Cache/redisEnterprise"
+    metric_name            = "usedmemorypercentage"
+    aggregation            = "Maximum"
+    operator               = "GreaterThan"
+    threshold              = 80
+    skip_metric_validation = true
+  }
+
+  dynamic "action" {
+    for_each = local.action_group_ids
+
+    content {
+      action_group_id = action.value
+    }
+  }
+}
+
 resource "azurerm_monitor_scheduled_query_rules_alert_v2" "this" {
   for_each = local.alerts
 
@@ -115,6 +146,6 @@ resource "azurerm_monitor_scheduled_query_rules_alert_v2" "this" {
   }
 
   action {
-    action_groups = concat(azurerm_monitor_action_group.this[*].id, var.alert_action_group_ids)
+    action_groups = local.action_group_ids
   }
 }

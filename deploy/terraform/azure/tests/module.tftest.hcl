@@ -225,6 +225,24 @@ run "workers_scale_from_zero_and_are_given_time" {
   }
 }
 
+run "large_workers" {
+  variables {
+    worker_cpu              = 8
+    worker_memory           = "32Gi"
+    worker_workload_profile = { type = "D16" }
+  }
+
+  assert {
+    condition     = { for profile in azurerm_container_app_environment.this.workload_profile : profile.name => profile.workload_profile_type } == { Consumption = "Consumption", workers = "D16" }
+    error_message = "There is no profile for large workers."
+  }
+
+  assert {
+    condition     = azurerm_container_app.worker.workload_profile_name == "workers" && azurerm_container_app.server.workload_profile_name == "Consumption"
+    error_message = "The workers are not in their profile, or the servers are."
+  }
+}
+
 run "a_name_of_ones_own" {
   variables {
     dns_subdomain                = "scripts"
@@ -347,7 +365,7 @@ run "somebody_hears_of_trouble" {
   }
 
   assert {
-    condition     = alltrue([for alert in azurerm_monitor_scheduled_query_rules_alert_v2.this : length(alert.action[0].action_groups) == 2])
+    condition     = length(azurerm_monitor_metric_alert.redis_memory.action) == 2 && alltrue([for alert in azurerm_monitor_scheduled_query_rules_alert_v2.this : length(alert.action[0].action_groups) == 2])
     error_message = "An alert tells nobody."
   }
 }
