@@ -47,7 +47,7 @@ locals {
 }
 
 resource "azurerm_log_analytics_workspace" "this" {
-  name                = local.name
+  name                = "${local.name}-logs"
   location            = var.location
   resource_group_name = var.resource_group_name
   sku                 = "PerGB2018"

@@ -16,8 +16,8 @@ variable "stack_name" {
   default     = "script-runner"
 
   validation {
-    condition     = can(regex("[a-zA-Z0-9]", var.stack_name))
-    error_message = "stack_name needs at least one letter or digit."
+    condition     = can(regex("[a-zA-Z0-9].*[a-zA-Z0-9]", var.stack_name))
+    error_message = "stack_name needs at least two letters or digits."
   }
 }
 

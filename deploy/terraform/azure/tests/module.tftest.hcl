@@ -353,6 +353,23 @@ run "a_key_vault_that_is_there" {
   }
 }
 
+run "short_names_and_small_networks" {
+  variables {
+    stack_name = "7b"
+    vnet_cidr  = "10.9.0.0/22"
+  }
+
+  assert {
+    condition     = azurerm_container_app.worker.name == "s-7b-worker" && can(regex("^[a-z][a-z0-9-]{2,23}$", azurerm_key_vault.this[0].name)) && can(regex("^[a-z0-9]{3,24}$", azurerm_storage_account.this.name))
+    error_message = "A name is none that Azure takes."
+  }
+
+  assert {
+    condition     = one(azurerm_subnet.worker[0].address_prefixes) == "10.9.0.0/23" && one(azurerm_subnet.endpoint[0].address_prefixes) == "10.9.2.0/24"
+    error_message = "The subnets overlap, or lie outside the network."
+  }
+}
+
 run "somebody_hears_of_trouble" {
   variables {
     alert_emails           = ["ops@example.org"]
