@@ -9,6 +9,7 @@ from script_runner.config import Settings
 AGREED = {
     "SCRIPT_RUNNER_METRICS",
     "SCRIPT_RUNNER_LOG_FORMAT",
+    "SCRIPT_RUNNER_REPORT_SECONDS",
     "SCRIPT_RUNNER_STORE_KEY_ID",
     "SCRIPT_RUNNER_STORE_SECRET",
 }

@@ -17,13 +17,12 @@ from typing import Any
 
 import hcl2
 import pytest
-from pydantic import AliasChoices
 from redis import Redis
 from tests.deploy.azurerm_provider import SCHEMA, reattach
+from tests.deploy.settings import unknown_settings
 from tests.servers import RedisServer
 
 from script_runner.adapters.redis import RedisLease, RedisTasks
-from script_runner.config import Settings
 from script_runner.task import Outcome, State, Task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,9 +36,6 @@ OLD_VARIABLES = {
     "auth0_domain", "auth0_audience", "auth0_client_id",
 }  # fmt: skip
 """What the original's module took."""
-
-ARRIVING = {"SCRIPT_RUNNER_LOG_FORMAT", "SCRIPT_RUNNER_METRICS", "SCRIPT_RUNNER_REPORT_SECONDS"}
-"""Settings that come with the metrics."""
 
 META_ARGUMENTS = {"count", "for_each", "depends_on", "provider", "lifecycle"}
 
@@ -372,24 +368,11 @@ def test_the_guide_tells_of_every_variable_and_output() -> None:
 # What the runner says to it
 
 
-def setting_names() -> set[str]:
-    names: set[str] = set()
-    for field in Settings.model_fields.values():
-        match field.validation_alias:
-            case str(name):
-                names.add(name)
-            case AliasChoices(choices=choices):
-                names |= {name for name in choices if isinstance(name, str)}
-            case _:
-                pass
-    return names
-
-
 def test_every_setting_is_one_of_the_runner() -> None:
     """No app is told by a name that the runner does not read."""
     text = "\n".join(file.read_text() for file in FILES)
 
-    assert set(re.findall(r"\bSCRIPT_RUNNER_[A-Z_]+\b", text)) - setting_names() <= ARRIVING
+    assert unknown_settings(text) == set()
 
 
 def scaled_by() -> list[str]:
