@@ -6,15 +6,6 @@ from pydantic import AliasChoices
 
 from script_runner.config import Settings
 
-AGREED = {
-    "SCRIPT_RUNNER_METRICS",
-    "SCRIPT_RUNNER_LOG_FORMAT",
-    "SCRIPT_RUNNER_REPORT_SECONDS",
-    "SCRIPT_RUNNER_STORE_KEY_ID",
-    "SCRIPT_RUNNER_STORE_SECRET",
-}
-"""What is being built beside this; the files of deployments set it already."""
-
 
 def known_settings() -> set[str]:
     """Every environment variable that the program reads by its settings."""
@@ -26,4 +17,4 @@ def known_settings() -> set[str]:
 
 def unknown_settings(text: str) -> set[str]:
     """The ``SCRIPT_RUNNER_…`` variables in a text that are no settings."""
-    return set(re.findall(r"\bSCRIPT_RUNNER_[A-Z_]+\b", text)) - known_settings() - AGREED
+    return set(re.findall(r"\bSCRIPT_RUNNER_[A-Z_]+\b", text)) - known_settings()

@@ -20,6 +20,7 @@ import pytest
 from redis import Redis
 from tests.deploy.azurerm_provider import SCHEMA, reattach
 from tests.deploy.settings import unknown_settings
+from tests.end_to_end.processes import Program, Site, shell_config, until
 from tests.servers import RedisServer
 
 from script_runner.adapters.redis import RedisLease, RedisTasks
@@ -416,3 +417,28 @@ async def test_the_scaler_counts_what_waits_and_what_runs(redis_server: RedisSer
     lease.close()
 
     assert seen == [[0, 0], [3, 0], [0, 3], [0, 2], [0, 1], [0, 0]]
+
+
+def events(program: Program, name: str) -> list[dict[str, Any]]:
+    """The lines of its log that tell of this event."""
+    told = [json.loads(line) for line in program.output.splitlines()]
+    return [line for line in told if line.get("event") == name]
+
+
+def test_the_alerts_ask_for_what_is_said(redis_server: RedisServer, tmp_path: Path) -> None:
+    """The lines of a real server and worker have the event and every field that the alerts look at."""
+    asked = set(re.findall(r"\bline\.(\w+)", (MODULE / "monitoring.tf").read_text()))
+    settings = {
+        "SCRIPT_RUNNER_REDIS_URL": redis_server.url,
+        "SCRIPT_RUNNER_LOG_FORMAT": "json",
+        "SCRIPT_RUNNER_REPORT_SECONDS": "0.2",
+    }
+    with Site(tmp_path, shell_config()) as site:
+        server, worker = site.serve(**settings), site.worker(**settings)
+        server.wait_until_ready()
+        server.run("exit 3")
+        report = until(lambda: events(server, "queue"))[-1]
+        end = until(lambda: events(worker, "finished"))[-1]
+
+    assert {"oldest_seconds", "queued", "workers"} <= asked - {"state"} <= report.keys()
+    assert end["state"] == "failed"
