@@ -1,17 +1,15 @@
 """The shelter of Amazon ECS against a real HTTP server that answers as its agent does."""
 
 import asyncio
-import json
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.ecs_agent import PROTECTED, Agent
 from tests.servers import free_port, until
 
 from script_runner.adapters.ecs import EcsShelter, Pauses, Standing, due
@@ -27,62 +25,14 @@ from script_runner.wiring import _shelter
 from script_runner.worker import Terms, Worker
 
 QUICK = Pauses(release=0.0, renew=600.0, retry=0.0)
-PROTECTED = {"protection": {"ProtectionEnabled": True, "ExpirationDate": "2030-01-01T00:00:00Z", "TaskArn": "arn"}}
 REFUSED = {"failure": {"Arn": "arn", "Reason": "TASK_NOT_VALID", "Detail": None}}
 DENIED = {"error": {"Arn": "arn", "Code": "AccessDeniedException", "Message": "may not"}}
 
 
-class Agent:
-    """Notes each wish; answers ``status`` and ``answer``, while ``gate`` is open."""
-
-    def __init__(self) -> None:
-        self.wishes: list[dict[str, Any]] = []
-        self.paths: list[str] = []
-        self.status = 200
-        self.answer: Any = PROTECTED
-        self.gate = threading.Event()
-        self.gate.set()
-        agent = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_PUT(self) -> None:
-                length = int(self.headers["Content-Length"])
-                agent.paths.append(self.path)
-                agent.wishes.append(json.loads(self.rfile.read(length)))
-                agent.gate.wait(60)
-                body = agent.answer if isinstance(agent.answer, bytes) else json.dumps(agent.answer).encode()
-                self.send_response(agent.status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's word
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/api/c0ffee"
-
-    @property
-    def enabled(self) -> list[bool]:
-        return [wish["ProtectionEnabled"] for wish in self.wishes]
-
-    def close(self) -> None:
-        self.gate.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
 @pytest.fixture
 def agent() -> Iterator[Agent]:
-    agent = Agent()
-    yield agent
-    agent.close()
+    with Agent() as agent:
+        yield agent
 
 
 async def until_wishes(agent: Agent, wanted: list[bool]) -> None:
