@@ -81,7 +81,7 @@ class RedisServer:
             self._settings |= {
                 "tls-port": str(self._tls_port),
                 "tls-auth-clients": "no",
-                **_certificates(self.folder),
+                **certificates(self.folder),
             }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -334,8 +334,8 @@ def _wait_until(answers: Callable[[], bool], process: subprocess.Popen[bytes], f
         time.sleep(0.01)
 
 
-def _certificates(folder: Path) -> Mapping[str, str]:
-    """Write a certificate for the loopback address and the authority that signed it; return their settings."""
+def certificates(folder: Path, host: str = HOST) -> Mapping[str, str]:
+    """Write a certificate for this address and the authority that signed it; return their settings."""
     authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority_name = _name("test authority")
     authority = (
@@ -345,7 +345,7 @@ def _certificates(folder: Path) -> Mapping[str, str]:
     )
     server = (
         _certificate(_name("test server"), server_key.public_key(), authority_name)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     paths = {name: folder / f"{name}.pem" for name in ("authority", "server", "key")}
