@@ -224,7 +224,8 @@ class Client:
         part = target.with_name(target.name + ".part")
         url = f"{_path(task_id)}/attachments/{quote(name)}"
         try:
-            with self._http.stream("GET", url) as answer, part.open("wb") as file:
+            # a server may lead to the store itself; httpx sends the token to no other origin
+            with self._http.stream("GET", url, follow_redirects=True) as answer, part.open("wb") as file:
                 if answer.is_error:
                     answer.read()
                     raise _error(answer)

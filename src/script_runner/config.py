@@ -76,6 +76,7 @@ class Settings(BaseModel):
     )
     max_body_bytes: int = Field(1 << 20, ge=0, validation_alias="SCRIPT_RUNNER_MAX_BODY_BYTES")
     max_wait_seconds: float = Field(60.0, ge=0, le=3_600, validation_alias="SCRIPT_RUNNER_MAX_WAIT_SECONDS")
+    redirect_downloads: bool = Field(False, validation_alias="SCRIPT_RUNNER_REDIRECT_DOWNLOADS")
     cors_origins: str = Field("*", validation_alias="SCRIPT_RUNNER_CORS_ORIGINS")
     log_level: str = Field(
         "info", validation_alias="SCRIPT_RUNNER_LOG_LEVEL", pattern="^(debug|info|warning|error)$"
@@ -269,6 +270,7 @@ _EXPECTED = {
     "dict_type": "an object",
     "model_type": "an object",
     "too_short": "at least one item",
+    "bool_parsing": "1 or 0",
     "int_parsing": "a whole number",
     "float_parsing": "a number",
     "finite_number": "a finite number",

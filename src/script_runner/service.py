@@ -197,7 +197,9 @@ class Service:
 
     async def remove(self, identity: Identity, task_id: str) -> None:
         """Forget a task and its files; Error(CONFLICT) while it runs."""
-        await self.get(identity, task_id)
+        task = await self.get(identity, task_id)
+        if task.state.is_final:  # the files first: should the store be away, the task can be removed again
+            await self.artifacts.remove(task_id)
         if not await self.tasks.remove(task_id):
             raise Error(Code.CONFLICT, "The task is running; cancel it first.")
         await self.artifacts.remove(task_id)
@@ -233,6 +235,10 @@ class Service:
     def read(self, artifact: Artifact, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """The bytes of a kept file."""
         return self.artifacts.read(artifact.key, start=start, stop=stop)
+
+    async def url_for(self, artifact: Artifact, *, seconds: int) -> str | None:
+        """Where the file can be fetched from the store itself for so long; None if it cannot."""
+        return await self.artifacts.url_for(artifact.key, seconds=seconds)
 
     async def readiness(self) -> "Readiness":
         """How the installation is; Error(UNAVAILABLE) with what is missing."""

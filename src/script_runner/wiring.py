@@ -304,6 +304,7 @@ async def serve(
             max_body_bytes=settings.max_body_bytes,
             cors_origins=tuple(settings.cors_origins.split()),
             is_authenticated=word != "none",
+            redirects_downloads=settings.redirect_downloads,
             is_stopping=stop.is_set,
             max_wait_seconds=settings.max_wait_seconds,
             metrics=metrics,

@@ -305,6 +305,8 @@ class Site:
 
     @property
     def _store(self) -> tuple[str, ...]:
+        if "SCRIPT_RUNNER_STORE" in self._environment:
+            return ()
         return "--store", (self.folder / "store").as_uri()
 
     def _command(self, words: tuple[str, ...]) -> list[str]:

@@ -385,6 +385,17 @@ def test_each_operation_says_what_it_can_answer():
     assert found == STATUSES
 
 
+def test_downloads_that_go_elsewhere_are_told():
+    """A server that leads to its store says so: 307."""
+    spec = Spec.model_validate(SCRIPT)
+    document = openapi.document(
+        spec, version="1", is_authenticated=False, max_body_bytes=1, redirects_downloads=True
+    )
+    (found,) = (one for one in operations(document) if one["operationId"] == "getAttachment")
+
+    assert set(found["responses"]) == STATUSES["getAttachment"] | {"307"}
+
+
 def test_a_body_that_nobody_reads_is_not_refused():
     """Without body inputs there is no 415."""
     operation = submission(described({"command": ["a"]}))

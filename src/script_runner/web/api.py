@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from starlette.applications import Starlette
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from script_runner.errors import Code, Error, Problem
 from script_runner.follow import Place
 from script_runner.inputs import Request
-from script_runner.ports import STREAMS, AuthProvider, Identity, Traces, Untraced
+from script_runner.ports import STREAMS, AuthProvider, Identity, Label, Traces, Untraced
 from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE, Service, Wishes
 from script_runner.task import Artifact, State, Task
 from script_runner.web import documents, openapi, problems
@@ -34,6 +34,12 @@ ONE_PIECE_BYTES = 256 * 1024
 """A document up to this size is sent in one piece, with its length."""
 
 CANCEL_SECONDS = 0.25
+REDIRECT_BYTES = 1 << 20
+"""From this size on a file may be fetched from the store itself: below, the second request costs more."""
+
+REDIRECT_SECONDS = 300
+"""How long a URL of the store is good for; a download that began in time goes on."""
+
 LONGEST_DELAY_SECONDS = 366 * 86_400
 
 PAGE_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
@@ -41,6 +47,10 @@ FILE_POLICY = "default-src 'none'; sandbox"
 """A file comes from a script: a browser is to run nothing in it (Content Security Policy 3)."""
 
 Found = TypeVar("Found")
+
+REDIRECT_HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+"""The URL that a redirect leads to is a secret for as long as it is good."""
+
 Handler = Callable[[HttpRequest, Identity], Awaitable[Response]]
 
 
@@ -52,6 +62,7 @@ class Options:
     max_body_bytes: int = 1 << 20
     cors_origins: tuple[str, ...] = ("*",)
     is_authenticated: bool = False
+    redirects_downloads: bool = False
     is_stopping: Callable[[], bool] = bool
     max_wait_seconds: float = 60.0
     metrics: Callable[[str], Awaitable[tuple[str, bytes]]] | None = None
@@ -116,6 +127,7 @@ class _Api:
             version=options.version,
             is_authenticated=options.is_authenticated,
             max_body_bytes=options.max_body_bytes,
+            redirects_downloads=options.redirects_downloads,
         )
         self._openapi = msgspec.json.encode(description)
 
@@ -282,12 +294,14 @@ class _Api:
             "ETag": tag,
             "Accept-Ranges": "bytes",
             "Cache-Control": "private, no-cache",
-            "Content-Disposition": _disposition(artifact.name),
+            "Content-Disposition": Label(artifact.name, artifact.media_type).disposition,
             "Content-Security-Policy": FILE_POLICY,
         }
         known = request.headers.get("if-none-match", "")
         if tag in known or known.strip() == "*":
             return Response(status_code=304, headers=headers)
+        if elsewhere := await self._elsewhere(request, artifact):
+            return Response(status_code=307, headers={"Location": elsewhere, **REDIRECT_HEADERS})
         wanted = request.headers.get("range") if request.headers.get("if-range", tag) == tag else None
         start, stop = _range(wanted, artifact.size)
         status = 200
@@ -300,6 +314,15 @@ class _Api:
         headers["Content-Length"] = str(stop - start)
         pieces = await _begun(self._service.read(artifact, start=start, stop=stop))
         return StreamingResponse(pieces, status, headers, media_type=artifact.media_type)
+
+    async def _elsewhere(self, request: HttpRequest, artifact: Artifact) -> str | None:
+        """The URL of a large file in the store itself, if that is wanted and the store has one.
+
+        It is good for GET alone, so that HEAD is answered here.
+        """
+        if not self._options.redirects_downloads or request.method != "GET" or artifact.size < REDIRECT_BYTES:
+            return None
+        return await self._service.url_for(artifact, seconds=REDIRECT_SECONDS)
 
 
 # Reading a request
@@ -469,11 +492,6 @@ def _page(name: str, media_type: str) -> Response:
     content = (resources.files("script_runner.web") / "page" / name).read_bytes()
     headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
     return Response(content, media_type=media_type, headers=headers)
-
-
-def _disposition(name: str) -> str:
-    """Always a download, under its own name (RFC 6266)."""
-    return f"attachment; filename*=UTF-8''{quote(name.rpartition('/')[2], safe='')}"
 
 
 async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -72,12 +72,19 @@ _PORTABLE_REGEX = re.compile(
 """What RE2 and ECMA-262, the language of ``pattern`` in JSON Schema, read alike."""
 
 
-def document(spec: Spec, *, version: str, is_authenticated: bool, max_body_bytes: int) -> JsonObject:
+def document(
+    spec: Spec,
+    *,
+    version: str,
+    is_authenticated: bool,
+    max_body_bytes: int,
+    redirects_downloads: bool = False,
+) -> JsonObject:
     """The description by OpenAPI 3.1.0, ready for JSON.
 
     Of the script it tells what callers send and get: nothing of its command, its files or the server's folders.
     """
-    writer = _Writer(spec, is_authenticated, max_body_bytes)
+    writer = _Writer(spec, is_authenticated, max_body_bytes, redirects_downloads)
     info = {"title": spec.title or "script-runner", "version": version}
     components = {"schemas": _schemas(spec), "responses": writer.refusals()}
     described: JsonObject = {
@@ -100,6 +107,7 @@ class _Writer:
     spec: Spec
     is_authenticated: bool
     max_body_bytes: int
+    redirects_downloads: bool
 
     @property
     def id_name(self) -> str:
@@ -263,6 +271,8 @@ class _Writer:
             "schema": {"type": "string"},
             "example": _FILE_NAME,
         }
+        location = _header("Where, for some minutes.", "https://store.example.org/")
+        elsewhere = _answer("The file is large: fetch it from the store itself.", {}, {"Location": location})
         return self._operation(
             "getAttachment",
             "tasks",
@@ -271,7 +281,8 @@ class _Writer:
                 "200": _answer("The file.", content, headers),
                 "206": _answer("The part of the file that `Range` asks for.", content, part),
                 "304": {"description": "The file is still what `If-None-Match` names.", "headers": headers},
-            },
+            }
+            | ({"307": elsewhere} if self.redirects_downloads else {}),
             refusals=[Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE, Code.UNAVAILABLE],
             parameters=[
                 _id_parameter("id"),
