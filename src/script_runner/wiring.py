@@ -15,12 +15,13 @@ import resource
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from script_runner import __version__, command, inputs, journal
 from script_runner.adapters.ecs import EcsShelter
@@ -57,6 +58,7 @@ SECONDS_TO_CLOSE = 5
 """How long answers that are being sent may take when the server stops."""
 
 Announce = Callable[[str], None]
+_Answer = TypeVar("_Answer")
 
 _log = logging.getLogger("script_runner")
 
@@ -213,6 +215,33 @@ def _objects(scheme: str, url: str, settings: Settings) -> Artifacts:
     return ObjectArtifacts(url, Keys(settings.store_key_id, settings.store_secret), os.environ)
 
 
+def apart(settings: Settings) -> str | None:
+    """Why a folder as the store will not do when Redis is on another machine; None if it may do."""
+    if not (settings.store_url or "").startswith("file:"):
+        return None
+    away = [host for host in _redis_hosts(settings.redis_url or "") if not _is_here(host)]
+    if not away:
+        return None
+    return (
+        f"the artifact store is a folder of this machine ({settings.store_url}) and Redis is on {away[0]}: "
+        "what a worker keeps on one machine cannot be read by a server on another, unless that folder is shared; "
+        "share it (a network file system, a volume), or set SCRIPT_RUNNER_STORE to s3://, az:// or gs://"
+    )
+
+
+def _redis_hosts(url: str) -> list[str]:
+    """The hosts that the URL of a Redis names; none for a socket of this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return []
+    addresses = parts.netloc.rpartition("@")[2].split(",")
+    return [host.strip("[]") for address in addresses if (host := re.sub(r":\d*$", "", address))]
+
+
+def _is_here(host: str) -> bool:
+    return _is_loopback(host) or host.lower() == socket.gethostname().lower()
+
+
 def auth_words() -> list[str]:
     """The words that AUTH_PROVIDER takes here."""
     return sorted({point.name for point in entry_points(group="script_runner.auth")})
@@ -313,10 +342,13 @@ async def serve(
         tend_seconds = min(TEND_SECONDS, settings.lease_seconds / 5)
         chores = [
             asyncio.create_task(_report_dangers(parts.tasks)),
+            asyncio.create_task(_report_store(parts.artifacts)),
             asyncio.create_task(_report_figures(service.lookout, settings.report_seconds)),
             asyncio.create_task(_tend(parts, spec, watch, pause_seconds=tend_seconds)),
             asyncio.create_task(_end(server, changes, stop, hurry, linger_seconds=settings.linger_seconds)),
         ]
+        if caution := apart(settings):
+            _log.warning(caution)
         if word == "none":
             _log.warning("AUTH_PROVIDER is none: whoever reaches this server may use it")
         try:
@@ -386,18 +418,26 @@ async def _tend(parts: Parts, spec: Spec, watch: Watch, *, pause_seconds: float)
 
 async def _report_dangers(tasks: RedisTasks) -> None:
     """Say once what about the store endangers tasks; before that, why it cannot be asked."""
+    for danger in await _asked(tasks.check):
+        _log.warning(danger)
+
+
+async def _report_store(artifacts: Artifacts) -> None:
+    """Say why nothing can be kept, until something can."""
+    await _asked(artifacts.check)
+
+
+async def _asked(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """The answer, however often it has to be asked for; each new reason why there is none is said once."""
     said = ""
     while True:
         try:
-            for danger in await tasks.check():
-                _log.warning(danger)
+            return await ask()
         except Error as error:
             if error.message != said:
                 _log.error(error.message)
                 said = error.message
-            await asyncio.sleep(TEND_SECONDS)
-        else:
-            return
+        await asyncio.sleep(TEND_SECONDS)
 
 
 async def _report_figures(lookout: Lookout, pause_seconds: float) -> None:
@@ -541,8 +581,9 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
     from script_runner.run import Workshop  # noqa: PLC0415 - as above
     from script_runner.worker import Terms, Worker  # noqa: PLC0415 - as above
 
-    for caution in cautions(spec):
-        _log.warning(caution)
+    for caution in (*cautions(spec), apart(settings)):
+        if caution:
+            _log.warning(caution)
     watch: Watch = Unwatched()
     if settings.metrics_address:
         from script_runner.adapters.prometheus import PrometheusWatch  # noqa: PLC0415 - 1 MB that not all need
@@ -569,7 +610,10 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
             rundir=settings.rundir,
         )
         _log.info("worker %s runs up to %d script(s) at once", terms.name, terms.concurrency)
-        report = asyncio.create_task(_report_dangers(parts.tasks))
+        reports = [
+            asyncio.create_task(_report_dangers(parts.tasks)),
+            asyncio.create_task(_report_store(parts.artifacts)),
+        ]
         shelter = _shelter(settings)
         worker = Worker(
             terms,
@@ -584,7 +628,7 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
             async with _watched_at(settings.metrics_address, _worker_pages(watch, worker)):
                 await worker.work(drain, hurry=hurry)
         finally:
-            await cancelled([report])
+            await cancelled(reports)
             if shelter:
                 await asyncio.to_thread(shelter.close)
             await executor.close()

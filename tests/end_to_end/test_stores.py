@@ -12,8 +12,8 @@ import httpx
 import pytest
 from tests.end_to_end.issuer import Issuer
 from tests.end_to_end.processes import Server, Site, shell_config, until
-from tests.servers import Proxy, RedisServer
-from tests.stores import BUCKET, Emulator
+from tests.servers import HOST, Proxy, RedisServer, free_port
+from tests.stores import BUCKET, Access, Emulator, Nanio
 
 LARGE = "cd $RUNDIR; head -c 3000000 /dev/urandom > files/large.html; echo small > files/small.txt"
 """A script that leaves one file that is fetched from the store, and one that is not worth it."""
@@ -177,3 +177,82 @@ def test_a_folder_has_no_urls(redis_server: RedisServer, tmp_path: Path) -> None
 
         answer = server.http.get(f"/task/{document['id']}/attachments/large.html")
         assert (answer.status_code, len(answer.content)) == (200, 3_000_000)
+
+
+# What is wrong, said at the start
+
+
+@pytest.mark.parametrize(
+    ("bucket", "secret", "said"),
+    [
+        ("missing", None, "its bucket or container does not exist"),
+        (BUCKET, "wr0ng-secret", "it does not accept the credentials"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_said(  # noqa: PLR0917 - pytest passes by name
+    redis_server: RedisServer, nanio: Emulator, tmp_path: Path, bucket: str, secret: str | None, said: str
+) -> None:
+    """Server and worker say at the start why nothing can be kept, and /ready is 503 with the same sentence."""
+    access = nanio.access(bucket=bucket)
+    wrong = Access(access.url, access.key_id, secret or access.secret)
+    own = {"SCRIPT_RUNNER_REDIS_URL": redis_server.url, **wrong.environment}
+    with Site(tmp_path, shell_config(), **own) as site:
+        server, worker = site.serve(), site.worker()
+        sentence = f"The artifact store cannot be written: {said}."
+        server.wait_for_output(sentence)
+        worker.wait_for_output(sentence)
+        answer = server.http.get("/ready")
+
+        assert (answer.status_code, answer.json()["detail"]) == (503, sentence)
+        assert "wr0ng-secret" not in server.output + worker.output
+
+
+def test_a_store_that_comes_later_is_used(redis_server: RedisServer, tmp_path: Path) -> None:
+    """The order in which things start does not matter."""
+    late = Nanio()
+    own = {"SCRIPT_RUNNER_REDIS_URL": redis_server.url, **late.access().environment}
+    with Site(tmp_path, shell_config(), **own) as site:
+        server, worker = site.serve(), site.worker()
+        worker.wait_for_output("The artifact store cannot be written: it does not answer.")
+        with late:
+            server.wait_until_ready()
+
+            assert server.run("true")["state"] == "succeeded"
+
+
+def test_a_store_that_is_away_when_a_script_ends(redis_server: RedisServer, tmp_path: Path) -> None:
+    """A short absence costs nothing: what the script made is kept when the store is back."""
+    with Nanio() as store:
+        own = {"SCRIPT_RUNNER_REDIS_URL": redis_server.url, **store.access().environment}
+        with Site(tmp_path, shell_config(), **own) as site:
+            server = site.serve()
+            site.worker()
+            server.wait_until_ready()
+            task_id = server.submit(f"touch {tmp_path}/begun; while [ ! -e {tmp_path}/end ]; do sleep 0.05; done")
+            until((tmp_path / "begun").exists)
+            store.stop()
+            (tmp_path / "end").touch()
+            until(lambda: not site.processes(TASK_ID=task_id))
+            store.start()
+
+            assert server.finished(task_id, seconds=60)["state"] == "succeeded"
+            assert server.document(task_id)["results"] == [{"name": "alpha", "value": "1"}]
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_folder_and_a_redis_elsewhere_is_said(tmp_path: Path, command: str) -> None:
+    """A folder of this machine with a Redis on another: what will not work is said at the start."""
+    with Site(tmp_path, shell_config(), SCRIPT_RUNNER_REDIS_URL=f"redis://redis.invalid:{free_port()}") as site:
+        program = site.serve() if command == "serve" else site.worker()
+
+        program.wait_for_output("Redis is on redis.invalid: what a worker keeps on one machine")
+
+
+def test_a_folder_and_a_redis_here_is_not_said(redis_server: RedisServer, tmp_path: Path) -> None:
+    """On one machine there is nothing to say."""
+    with Site(tmp_path, shell_config(), SCRIPT_RUNNER_REDIS_URL=redis_server.url) as site:
+        server, worker = site.serve(), site.worker()
+        server.wait_until_ready()
+
+        assert HOST in redis_server.url
+        assert "what a worker keeps" not in server.output + worker.output
