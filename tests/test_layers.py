@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "script_runner"
 
 NOUNS = {"errors", "task", "spec", "ports", "journal"}
-RULES = {"inputs", "command", "results", "trace"}
+RULES = {"inputs", "command", "results", "trace", "doctor"}
 CASES = {"service", "follow", "run", "worker"}
 
 MAY_IMPORT = {
@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "client": NOUNS,
     "config": NOUNS,
     "wiring": NOUNS | RULES | CASES | {"adapters", "web", "client", "config", ""},
-    "cli": {"wiring", "config", "client", "errors", ""},
+    "diagnosis": NOUNS | RULES | {"wiring", "adapters", "config"},
+    "cli": {"wiring", "diagnosis", "doctor", "config", "client", "errors", ""},
     "__main__": {"cli"},
     "main": set(),
     "analysis": set(),

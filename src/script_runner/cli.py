@@ -1,4 +1,4 @@
-"""The command line: up, serve, worker, check on this machine; submit, show, wait, logs, cancel at a server."""
+"""The command line: up, serve, worker, check, doctor on this machine; submit, show, status … at a server."""
 
 import argparse
 import asyncio
@@ -24,6 +24,8 @@ from script_runner.config import (
     schema,
     without_effect,
 )
+from script_runner.diagnosis import diagnosis
+from script_runner.doctor import worst
 from script_runner.errors import Code, Error
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ EXIT_CODES = {
 }
 """What is not named here is 1, as is a task that failed."""
 
+DOCTOR_CODES = {"ok": 0, "warning": 1, "wrong": 2}
 TASK_FAILED = 1
 TIMED_OUT = 6
 INTERRUPTED = 130
@@ -116,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print JSON")
     _request_options(check, path_option=True)
 
+    doctor = _command(commands, "doctor", _doctor, "look for what is wrong with this machine, Redis and the store")
+    _config_option(doctor)
+    _listen_options(doctor)
+    _worker_options(doctor)
+    _store_options(doctor)
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
     submit = _command(commands, "submit", _submit, "submit a task to a running server")
     submit.add_argument("path", nargs="?", default="", metavar="PATH", help="what follows /task/")
     _request_options(submit, path_option=False)
@@ -129,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--save", metavar="DIR", help="download the attachments into this folder")
     _rows_option(show)
     _server_options(show)
+
+    status = _command(commands, "status", _status, "say how a server, its workers and its queue are")
+    _server_options(status)
 
     wait = _command(commands, "wait", _wait, "wait for a task to end, and show it")
     wait.add_argument("id", metavar="ID")
@@ -415,6 +428,21 @@ def _collected(errors: list[Error]) -> Iterator[None]:
         errors.append(error)
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    """The findings one a line, the advice below; 0 all well, 1 warnings, 2 something is wrong."""
+    findings = diagnosis(_settings(options), os.environ)
+    verdict = worst(findings)
+    if options.json:
+        print(json.dumps({"verdict": verdict, "findings": [asdict(finding) for finding in findings]}))
+    else:
+        width = max(len(finding.check) for finding in findings)
+        for finding in findings:
+            print(f"{finding.verdict:8} {finding.check:{width}}  {_visible(finding.sentence)}")
+            if finding.advice:
+                print(f"{'':8} {'':{width}}  → {_visible(finding.advice)}")
+    return DOCTOR_CODES[verdict.value]
+
+
 def _explain(options: argparse.Namespace) -> int:
     settings = _settings(options)
     spec = wiring.load(settings)
@@ -540,6 +568,32 @@ def _show(options: argparse.Namespace) -> int:
             for file in document.get("files", ()):
                 _say(f"saved {client.save_attachment(options.id, file['name'], folder)}")
         return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        document = client.ready()
+        print(json.dumps(document) if options.json else _told_status(document, options.url))
+        return 0
+
+
+def _told_status(document: dict[str, Any], url: str) -> str:
+    """How a server says it is, for people; what an older one does not say is left out."""
+    queue, versions = document.get("queue", {}), document.get("versions", {})
+    workers = [f"{count} of {version}" for version, count in versions.get("workers", {}).items()]
+    counts = {name: queue[name] for name in ("queued", "running", "scheduled") if name in queue}
+    ended = {state: count for state, count in document.get("ended_in_the_last_hour", {}).items() if count}
+    rows = {
+        "server": f"{versions.get('server', '')} at {url}",
+        "store": versions.get("store", ""),
+        "workers": f"{document['workers']}" + (f" ({', '.join(workers)})" if workers else ""),
+        "slots": str(document.get("slots", "")),
+        "queue": ", ".join(f"{count} {name}" for name, count in counts.items()),
+        "oldest": f"{queue['oldest_seconds']:g} s" if queue.get("queued") else "",
+        "last hour": ", ".join(f"{count} {state}" for state, count in ended.items()) or "nothing has ended",
+    }
+    lines = [f"{name:10} {_visible(text)}" for name, text in rows.items() if text]
+    return "\n".join([*lines, *(f"{'warning':10} {_visible(text)}" for text in document.get("warnings", ()))])
 
 
 def _logs(options: argparse.Namespace) -> int:

@@ -115,6 +115,10 @@ class Client:
         params: list[tuple[str, str]] = [("limit", str(limit)), *(("state", state) for state in states)]
         return self._document("GET", "/task", params=[*params, *([("cursor", cursor)] if cursor else [])])
 
+    def ready(self) -> Document:
+        """How the installation is; Error(UNAVAILABLE) with what is missing."""
+        return self._document("GET", "/ready")
+
     def cancel(self, task_id: str) -> Document:
         """Ask a task to stop; its document now."""
         return self._document("POST", f"{_path(task_id)}/cancel")

@@ -66,6 +66,27 @@ class Limits:
     max_running_per_caller: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """What a task store tells about itself.
+
+    ``sync``: how often it forces its file to disk (None: it does not say). ``bytes_most`` is 0 without a limit.
+    ``skew_seconds``: how far its clock is ahead of ours.
+    """
+
+    product: str
+    version: tuple[int, ...]
+    is_append_only: bool
+    sync: str | None
+    write_failure: str
+    eviction: str
+    bytes_used: int
+    bytes_most: int
+    replicas: int
+    skew_seconds: float
+    latency_seconds: float
+
+
 LATELY_SECONDS = 3_600
 """How far back tasks that ended are counted in ``Figures``."""
 

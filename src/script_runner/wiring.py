@@ -15,6 +15,7 @@ import resource
 import shutil
 import socket
 import sys
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -242,6 +243,19 @@ def _is_here(host: str) -> bool:
     return _is_loopback(host) or host.lower() == socket.gethostname().lower()
 
 
+async def probe_store(settings: Settings) -> None:
+    """Write a file into the artifact store, read it back and remove it; Error says what cannot be done."""
+    artifacts = _artifacts(settings)
+    task_id, content = str(uuid.uuid4()), os.urandom(32)
+    await artifacts.save(f"{task_id}/1/0", [content])
+    try:
+        kept = b"".join([piece async for piece in artifacts.read(f"{task_id}/1/0")])
+    finally:
+        await artifacts.remove(task_id)
+    if kept != content:
+        raise Error(Code.UNAVAILABLE, "The artifact store gave back other bytes than were written.")
+
+
 def auth_words() -> list[str]:
     """The words that AUTH_PROVIDER takes here."""
     return sorted({point.name for point in entry_points(group="script_runner.auth")})
@@ -252,7 +266,7 @@ def auth_provider(settings: Settings, environment: Mapping[str, str]) -> tuple[s
     word = settings.auth_provider
     known = ", ".join(auth_words())
     if word is None:
-        if not _is_loopback(settings.host):
+        if not is_loopback(settings.host):
             raise Error(
                 Code.INVALID_CONFIG,
                 f"To listen on {settings.host}, say who may ask: set AUTH_PROVIDER to one of {known}.",
@@ -277,7 +291,7 @@ def _started(point: EntryPoint, environment: Mapping[str, str]) -> AuthProvider:
     return provider
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -595,7 +609,7 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
         executor = LocalExecutor(keep_folders=bool(spec.debug))
         terms = Terms(
             name=f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}",
-            concurrency=_affordable(settings.concurrency or _cores()),
+            concurrency=_affordable(settings.concurrency or cores()),
             configuration=spec.fingerprint,
             lease_seconds=settings.lease_seconds,
             drain_seconds=settings.drain_timeout,
@@ -646,7 +660,7 @@ def _shelter(settings: Settings) -> EcsShelter | None:
 def _affordable(concurrency: int) -> int:
     """As many scripts at once as there are file descriptors for; the soft limit is raised as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = DESCRIPTORS_OF_WORKER + concurrency * DESCRIPTORS_OF_RUN
+    needed = descriptors_of(concurrency)
     if hard == resource.RLIM_INFINITY or soft < needed <= hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
         return concurrency
@@ -656,7 +670,12 @@ def _affordable(concurrency: int) -> int:
     return min(concurrency, affordable)
 
 
-def _cores() -> int:
+def descriptors_of(concurrency: int) -> int:
+    """How many files a worker has open that runs so many scripts at once."""
+    return DESCRIPTORS_OF_WORKER + concurrency * DESCRIPTORS_OF_RUN
+
+
+def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

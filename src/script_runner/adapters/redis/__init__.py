@@ -795,6 +795,11 @@ def _check_readable(name: str, path: str) -> None:
         raise Error(Code.INVALID_CONFIG, message, (Problem("environment", "REDIS_URL", message),)) from None
 
 
+def _version(info: Mapping[str, Any]) -> tuple[int, ...]:
+    """Which version of Redis the server is like."""
+    return tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
+
+
 def _product(info: Mapping[str, Any]) -> str:
     """The name and version of a server; Valkey says also which Redis it is like."""
     if version := info.get("valkey_version"):
@@ -803,9 +808,8 @@ def _product(info: Mapping[str, Any]) -> str:
 
 
 def _dangers(info: Mapping[str, Any]) -> list[str]:
-    version = str(info.get("redis_version", "0"))
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VERSION:
-        raise Error(Code.INVALID_CONFIG, f"Redis {version} is too old: 6.2 or newer is needed.")
+    if _version(info) < OLDEST_VERSION:
+        raise Error(Code.INVALID_CONFIG, f"{_product(info)} is too old: 6.2 or newer is needed.")
     found = []
     if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
         found.append(f"Redis may evict tasks (maxmemory-policy {policy}); set it to noeviction.")
