@@ -73,7 +73,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def redis_binary_path() -> str:
-    return _present(redis_binary(), "redis-server")
+    return present(redis_binary(), "redis-server")
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,7 @@ def redis_server(redis_binary_path: str) -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[RedisServer]:
     """A real Valkey for the whole run, under the same rule."""
-    with RedisServer(_present(valkey_binary(), "valkey-server")) as server:
+    with RedisServer(present(valkey_binary(), "valkey-server")) as server:
         yield server
 
 
@@ -189,7 +189,7 @@ def _memory_store() -> Store:
     )
 
 
-def _present(binary: str | None, name: str) -> str:
+def present(binary: str | None, name: str) -> str:
     return binary or _do_without(f"{name} is not installed")
 
 

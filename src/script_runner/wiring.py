@@ -240,7 +240,7 @@ def _redis_hosts(url: str) -> list[str]:
 
 
 def _is_here(host: str) -> bool:
-    return _is_loopback(host) or host.lower() == socket.gethostname().lower()
+    return is_loopback(host) or host.lower() == socket.gethostname().lower()
 
 
 async def probe_store(settings: Settings) -> None:

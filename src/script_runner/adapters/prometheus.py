@@ -17,6 +17,13 @@ TASK_BUCKETS: Final = (
 )  # fmt: skip
 """From 10 ms to a day."""
 
+EVERY_KIND: Final = (
+    *(Outcome(state) for state in State if state.is_final),
+    *(Outcome(State.FAILED, exit_code=code) for code in (0, 1, -9)),
+    Outcome(State.TIMED_OUT, exit_code=-15),
+)
+"""One outcome of each state and reason."""
+
 METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 """Other words are counted as one: anybody may send any."""
 
@@ -46,6 +53,9 @@ class PrometheusWatch:
             ("store",),
             registry=self._registry,
         )
+        # a count that begins at 1 shows no increase
+        for outcome in EVERY_KIND:
+            self._finished.labels(outcome.state.value, outcome.reason)
         for store in ("redis", "artifacts"):
             self._store_errors.labels(store)
         if is_server:
