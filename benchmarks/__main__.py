@@ -13,27 +13,33 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-from benchmarks import ledger, system
-from benchmarks.cases import MEASURES, QUICK, Bench, Sizes, Start
-from benchmarks.figures import Figure, document, table
+from benchmarks import costs, ledger, peers, system
+from benchmarks.cases import MEASURES, OURS, QUICK, Bench, Sizes
+from benchmarks.figures import Figure, bars, document, table
 from benchmarks.material import prepare
 
 INTERRUPTED = 130
+PEERS = tuple(peers.STARTS)
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """What was asked for; ``sizes`` are those of all its options together."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Starts the real processes, measures them beside floors of the same run, and prints a table.",
+        description="Starts the real processes, measures them in turn with peers and floors, and prints tables.",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures little")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each measure")
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=MEASURES, help="these measures")
     parser.add_argument(
-        "--system", choices=("up", "separate", "both"), default="both",
-        help="up with the embedded Valkey, serve and worker with redis-server, or both",
+        "--system", choices=("up", "separate", "both"), default="up",
+        help="up with the embedded Valkey (default), serve and worker with redis-server, or both",
     )  # fmt: skip
+    parser.add_argument(
+        "--peers", nargs="*", choices=PEERS, default=PEERS, help="measure beside these; none if none is named"
+    )
+    parser.add_argument("--check", action="store_true", help="only compare the counted costs with the kept ones")
+    parser.add_argument("--keep", action="store_true", help="only count the costs, and keep them for --check")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every round to this file")
     cases = parser.add_subparsers(dest="case", title="a case of its own")
     filled = cases.add_parser(
@@ -43,6 +49,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     filled.add_argument(
         "--tasks", type=_positive, default=ledger.TASKS, metavar="N", help="how many finished tasks"
+    )
+    filled.add_argument(
+        "--queued", type=_positive, default=ledger.QUEUED, metavar="N", help="how many wait besides"
     )
     filled.add_argument(
         "--rounds", type=_positive, default=ledger.ROUNDS, metavar="N", help="rounds of each measure"
@@ -67,6 +76,8 @@ def main() -> None:
     asked = options()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    if asked.check or asked.keep:
+        sys.exit(costs.main(is_kept=asked.keep))
     try:
         figures = list(_measured(asked))
     except KeyboardInterrupt:
@@ -74,7 +85,7 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     machine = _machine()
     print(" · ".join(f"{name} {value}" for name, value in machine.items()))
-    print(table(figures))
+    print(f"{table(figures)}\n\n{bars(figures)}".rstrip())
     if asked.json:
         asked.json.write_text(json.dumps(document(figures, machine), indent=1) + "\n")
 
@@ -89,28 +100,28 @@ def _measured(asked: argparse.Namespace) -> Iterator[Figure]:
     if asked.case == "ledger":
         if not system.redis_server():
             raise SystemExit("ledger needs a redis-server on PATH")
-        yield from ledger.figures(tasks=asked.tasks, rounds=asked.rounds, say=_say)
+        yield from ledger.figures(tasks=asked.tasks, queued=asked.queued, rounds=asked.rounds, say=_say)
         return
+    starts = {**_ours(asked.system), **peers.installed(_say, asked.peers)}
     with TemporaryDirectory(prefix="script-runner-material-") as folder:
         _say("preparing the table, the file and the script")
         sizes: Sizes = asked.sizes
         material = prepare(Path(folder), rows=sizes.rows, file_bytes=sizes.file_bytes)
-        bench = Bench(material, sizes, _say)
-        for start in _systems(asked.system):
-            for measure in (name for name in MEASURES if name in asked.only and name != "submit"):
-                yield from getattr(bench, measure)(start)
-        if "submit" in asked.only and system.redis_server():
-            yield from bench.submit(system.server_alone)
+        bench = Bench(material, sizes, starts, _say, peers.python_of("floors", _say))
+        for measure in (name for name in MEASURES if name in asked.only):
+            yield from getattr(bench, measure)()
 
 
-def _systems(asked: str) -> Iterator[Start]:
-    if asked != "separate":
-        yield system.embedded
-    if asked != "up":
-        if system.redis_server():
-            yield system.separate
-        else:
-            _say("there is no redis-server: serve and worker are left out")
+def _ours(asked: str) -> dict[str, system.Start]:
+    found: dict[str, system.Start] = dict(OURS)
+    if asked == "up":
+        found.pop("serve+worker")
+    elif asked == "separate":
+        found.pop("up")
+    if "serve+worker" in found and not system.redis_server():
+        _say("there is no redis-server: serve and worker are left out")
+        found.pop("serve+worker")
+    return found
 
 
 def _machine() -> dict[str, Any]:

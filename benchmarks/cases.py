@@ -1,24 +1,38 @@
-"""The measures: the floor and ours in turn, round by round, so that both meet the same machine."""
+"""The measures: ours, the peers and the floors in turn, round by round, so that all meet the same machine."""
 
 import json
 import subprocess
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from benchmarks import peers, system
 from benchmarks.figures import Aim, Figure
-from benchmarks.material import Material
-from benchmarks.system import HOST, System, cores
+from benchmarks.material import Material, write_file, write_table
+from benchmarks.system import HOST, Start, System, cores, free_port, running, until
+from benchmarks.wire import Api, Dialect
 
 ROOT = Path(__file__).parent.parent
 WARMING_TASKS = 20
+OURS = {"up": system.embedded, "serve+worker": system.separate}
+ORIGINAL = "original"
+WITH_DOCUMENTS = (ORIGINAL, "celery+flask", "fastapi")
+"""The peers that keep results; webhook only answers."""
 
-Start = Callable[[Path, Path], AbstractContextManager[System]]
-Rounds = dict[str, tuple[float, ...]]
+QUIET_SECONDS = 5.0
+"""How long the CPU time of an idle system is counted."""
+
+Values = dict[str, float]
+Sides = dict[str, Callable[[], Values]]
+Found = dict[str, dict[str, tuple[float, ...]]]
+"""By side and by name: a value a round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,211 +42,537 @@ class Sizes:
     rounds: int = 5
     large_rounds: int = 3
     tasks: int = 1_000
-    idle_tasks: int = 200
-    entries: int = 10_000
+    many_tasks: int = 20_000
+    idle_tasks: int = 100
+    seconds: int = 2
     rows: int = 1_000_000
+    few_rows: int = 50_000
+    many_rows: int = 5_000_000
     file_bytes: int = 100_000_000
+    large_file_bytes: int = 1_000_000_000
     connections: int = 32
+    polls: int = 2_000
+    streams: int = 1_000
+    silent: int = 1_000
 
 
-QUICK = Sizes(rounds=2, large_rounds=1, tasks=100, idle_tasks=20, entries=1_000, rows=20_000, file_bytes=2_000_000)
+QUICK = Sizes(
+    rounds=2, large_rounds=1, tasks=100, many_tasks=300, idle_tasks=20, seconds=1, rows=20_000, few_rows=5_000,
+    many_rows=50_000, file_bytes=2_000_000, large_file_bytes=10_000_000, polls=50, streams=50, silent=100,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all measures need."""
+    """What all measures need. ``starts`` are ours and the peers, by name."""
 
     material: Material
     sizes: Sizes
+    starts: Mapping[str, Start]
     say: Callable[[str], None]
+    floors_python: str | None = None
+    """Of the environment that has what the floors need; None if it cannot be installed."""
 
     # Each of these is a word of --only
 
-    def memory(self, start: Start) -> Iterator[Figure]:
-        """What an idle system holds that has run a few tasks."""
-        with self._started(start, self.material.trivial) as system:
-            self._load(system, "latency", tasks=WARMING_TASKS)
-            self.say(f"{system.name}: idle memory")
-            for process in system.processes:
-                yield Figure(system.name, f"idle PSS, {process.name}", "MB", (process.pss_mb,))
-            yield Figure(system.name, "idle PSS, all", "MB", (system.idle_mb,), aim=Aim("under", 110))
+    def start(self) -> Iterator[Figure]:
+        """From the command until the first answer, and until the first result; what importing costs."""
+        sides: Sides = {name: partial(self._start_up, start) for name, start in self.starts.items()}
+        found = self._rounds("start", sides)
+        bars = {ORIGINAL: Aim("at most", 0.5, of="ratio")}
+        yield from self._compared(found, "start to first answer", "s", "answered")
+        yield from self._compared(found, "start to first result", "s", "ended", bars=bars, aim=Aim("under", 1.2))
+        words = {
+            "server": "import script_runner.wiring, script_runner.web.api",
+            "worker": "import script_runner.wiring, script_runner.worker, script_runner.adapters.process",
+            "client": "import script_runner.client",
+            "python": "pass",
+        }
+        imported = self._rounds("import", {name: partial(_imported, code) for name, code in words.items()})
+        for name in words:
+            if name != "python":
+                ours, floor = imported[name]["seconds"], imported["python"]["seconds"]
+                yield Figure("import", f"import, {name}", "s", ours, "python -c pass", floor)
 
-    def latency(self, start: Start) -> Iterator[Figure]:
+    def memory(self) -> Iterator[Figure]:
+        """What an idle system holds that has run a few tasks, and the most that it held under load."""
+        with self._all_started(self.material.trivial) as systems:
+            found: Found = {}
+            for name, one in systems.items():
+                self.say(f"memory of {name}")
+                self._load(one, "burst", tasks=WARMING_TASKS, connections=2)
+                time.sleep(1)
+                values = {"idle": one.idle_mb}
+                for process in one.processes:
+                    values[f"idle {process.name}"] = process.pss_mb
+                _forget_peaks(one)
+                self._load(one, "burst", tasks=self.sizes.tasks, connections=self.sizes.connections)
+                values |= {f"load {key}": value for key, value in _peaks(one).items()}
+                values["load"] = sum(process.peak_mb for process in one.processes)
+                found[name] = {key: (value,) for key, value in values.items()}
+            bars = {ORIGINAL: Aim("at most", 0.3, of="ratio")}
+            yield from self._compared(found, "idle PSS, all", "MB", "idle", bars=bars)
+            yield from self._compared(found, "under load, sum of peaks", "MB", "load")
+            for name in self._ours(systems):
+                for process in systems[name].processes:
+                    for when, title in (("idle", "idle PSS"), ("load peak", "under load, peak")):
+                        yield Figure(name, f"{title}, {process.name}", "MB", found[name][f"{when} {process.name}"])
+
+    def latency(self) -> Iterator[Figure]:
         """From POST to the result, one trivial task at a time on an idle system."""
-        with self._started(start, self.material.trivial) as system:
-            self._load(system, "latency", tasks=WARMING_TASKS)
-            found = self._rounds(
-                system,
-                "POST to result",
-                floor=lambda: self._spawned(at_once=1),
-                ours=lambda: self._load(system, "latency", tasks=self.sizes.idle_tasks),
-            )
-        for name, aim in (("p50", Aim("under", 6)), ("p99", None)):
-            ours, floor = found[f"ours {name}"], found[f"floor {name}"]
-            yield Figure(system.name, f"POST to result, {name}", "ms", ours, "spawn", floor, aim)
+        modes = {"polls": "poll", "wait": "wait", "long-poll": "long-poll"}
+        count = self.sizes.idle_tasks
+        with self._all_started(self.material.trivial) as systems:
+            for title, mode in modes.items():
+                names = systems if mode == "poll" else self._ours(systems)
+                sides: Sides = {
+                    name: partial(self._load, systems[name], "latency", tasks=count, mode=mode) for name in names
+                }
+                for one in names:
+                    self._load(systems[one], "latency", tasks=WARMING_TASKS)
+                spawn = partial(self._spawned, at_once=1, count=count)
+                if not all(self._load(systems[name], "latency", tasks=2, mode=mode) for name in names):
+                    self.say(f"the server knows no {title}: left out")
+                    continue
+                found = self._rounds(f"POST to result by {title}", sides | {"spawn": spawn})
+                bars = {"p50": {ORIGINAL: Aim("at most", 0.3, of="ratio")}}
+                bars["p99"] = {ORIGINAL: Aim("at most", 0.2, of="ratio")}
+                if mode == "wait":
+                    bars["p50"] = {"spawn": Aim("at most", 2.5, of="ratio")}
+                for name, chosen in bars.items():
+                    yield from self._compared(found, f"POST to result by {title}, {name}", "ms", name, bars=chosen)
 
-    def burst(self, start: Start) -> Iterator[Figure]:
-        """Many trivial tasks at once: taken, run, and seen as done."""
-        with self._started(start, self.material.trivial) as system:
-            self._load(system, "burst", tasks=WARMING_TASKS, connections=2)
-            found = self._rounds(
-                system,
-                f"{self.sizes.tasks:,} tasks at once",
-                floor=lambda: {**self._spawned(at_once=cores()), "entries": self._entries_added(system)},
-                ours=lambda: self._burst_and_cpu(system),
-            )
-        name = system.name
-        ratio = Aim("at least", 0.5, of="ratio")
-        yield Figure(
-            name, "tasks/s", "/s", found["ours tasks_per_second"], "spawn", found["floor per_second"], ratio
-        )
-        yield Figure(name, "CPU a task, all", "ms", found["ours cpu_ms"], "spawn", found["floor cpu_ms"])
-        for process in system.processes:
-            yield Figure(name, f"CPU a task, {process.name}", "ms", found[f"ours cpu_ms {process.name}"])
-        yield from self._submit_figures(name, "while tasks run", found)
+    def submit(self) -> Iterator[Figure]:
+        """Submissions by one caller, and by 256 at once, while the workers run what comes."""
+        with self._all_started(self.material.trivial) as systems, self._hello() as hello:
+            for connections in (1, 256):
+                count = self.sizes.tasks if connections > 1 else self.sizes.tasks // 4
+                load = partial(self._load, tasks=count, connections=connections)
+                sides: Sides = {
+                    name: partial(load, one, "burst") for name, one in systems.items() if one.dialect.document
+                }
+                sides |= {name: partial(load, one, "submit") for name, one in hello.items()}
+                found = self._rounds(f"submissions at {connections} connections", sides)
+                yield from self._submit_figures(found, connections)
 
-    def submit(self, start: Start) -> Iterator[Figure]:
-        """Many submissions at once to a server without a worker."""
-        with self._started(start, self.material.trivial) as system:
-            self._load(system, "submit", tasks=WARMING_TASKS, connections=2)
-            found = self._rounds(
-                system,
-                f"{self.sizes.tasks:,} submissions",
-                floor=lambda: {"entries": self._entries_added(system)},
-                ours=lambda: self._load(
-                    system, "submit", tasks=self.sizes.tasks, connections=self.sizes.connections
-                ),
-            )
-        yield from self._submit_figures(system.name, "without a worker", found)
-
-    def rows(self, start: Start) -> Iterator[Figure]:
-        """A large table, from POST until all its rows are here."""
-        with self._started(start, self.material.rows) as system:
-            found = self._rounds(
-                system,
-                f"{self.sizes.rows:,} rows",
-                floor=lambda: self._floor("csv", self.material.table),
-                ours=lambda: self._fetch_and_peaks(system),
-                count=self.sizes.large_rounds,
-            )
-        yield from self._large_figures(system, f"{self.sizes.rows:,} rows", "csv.reader", found)
-
-    def attachment(self, start: Start) -> Iterator[Figure]:
-        """A large file, from POST until all its base64 is here."""
-        with self._started(start, self.material.attachment) as system:
-            found = self._rounds(
-                system,
-                "attachment",
-                floor=lambda: self._floor("base64", self.material.file),
-                ours=lambda: self._fetch_and_peaks(system),
-                count=self.sizes.large_rounds,
-            )
-        yield from self._large_figures(system, f"{self.sizes.file_bytes / 1e6:g} MB file", "base64", found)
-
-    # One round
-
-    def _rounds(
-        self,
-        system: System,
-        title: str,
-        *,
-        floor: Callable[[], dict[str, float]],
-        ours: Callable[[], dict[str, float]],
-        count: int | None = None,
-    ) -> Rounds:
-        """The values of all rounds, under the name of each with ``floor`` or ``ours`` before it."""
-        values: defaultdict[str, list[float]] = defaultdict(list)
-        total = count or self.sizes.rounds
-        for number in range(1, total + 1):
-            self.say(f"{system.name}: {title}, round {number} of {total}")
-            for side, measure in (("floor", floor), ("ours", ours)):
-                for name, value in measure().items():
-                    values[f"{side} {name}"].append(value)
-        return {name: tuple(found) for name, found in values.items()}
-
-    def _spawned(self, *, at_once: int) -> dict[str, float]:
-        count = self.sizes.idle_tasks if at_once == 1 else self.sizes.tasks
-        return self._floor("spawn", self.material.program, count=count, at_once=at_once)
-
-    def _entries_added(self, system: System) -> float:
+    def burst(self) -> Iterator[Figure]:
+        """Many trivial tasks at once: taken, run, and seen as done; and how they are taken meanwhile."""
         sizes = self.sizes
-        return self._floor("xadd", system.store, count=sizes.entries, at_once=sizes.connections)["per_second"]
+        with self._all_started(self.material.trivial) as systems, self._hello() as hello:
+            store = next((systems[name].store for name in self._ours(systems)), "")
+            load = partial(self._load, tasks=sizes.tasks, connections=sizes.connections)
+            sides: Sides = {name: partial(self._burst_and_cpu, one) for name, one in systems.items()}
+            sides |= {name: partial(load, one, "submit") for name, one in hello.items()}
+            sides |= self._spawn_floors(at_once=cores(), count=sizes.tasks)
+            sides["Redis"] = partial(self._floor, "xadd", store, count=5 * sizes.tasks, at_once=sizes.connections)
+            found = self._rounds(f"{sizes.tasks:,} tasks at once", sides)
+            yield from self._submit_figures(found, sizes.connections)
+            yield from self._burst_figures(found, f"{sizes.tasks:,}")
+            yield from self._compared(found, "CPU a task, all", "ms", "cpu_ms")
+            for name in self._ours(systems):
+                for key in ("added", "taken"):
+                    command = {"added": "XADD", "taken": "XREADGROUP"}[key]
+                    ours = found[name]["tasks_per_second"]
+                    yield Figure(
+                        name, f"tasks/s, {sizes.tasks:,}", "/s", ours, f"bare {command}", found["Redis"][key]
+                    )
+                for process in systems[name].processes:
+                    spent = found[name][f"cpu_ms {process.name}"]
+                    yield Figure(name, f"CPU a task, {process.name}", "ms", spent)
 
-    def _burst_and_cpu(self, system: System) -> dict[str, float]:
-        before = [process.cpu_seconds for process in system.processes]
-        found = self._load(system, "burst", tasks=self.sizes.tasks, connections=self.sizes.connections)
-        total = 0.0
-        for process, earlier in zip(system.processes, before, strict=True):
-            milliseconds = (process.cpu_seconds - earlier) * 1000 / self.sizes.tasks
-            found[f"cpu_ms {process.name}"] = milliseconds
-            total += milliseconds
-        return {**found, "cpu_ms": total}
+    def many(self) -> Iterator[Figure]:
+        """20,000 trivial tasks, one round: a queue that is long."""
+        count = self.sizes.many_tasks
+        names = [name for name in self.starts if name in (*OURS, ORIGINAL)]
+        with self._all_started(self.material.trivial, names) as systems:
+            load = partial(self._load, tasks=count, connections=self.sizes.connections)
+            sides: Sides = {name: partial(load, one, "burst") for name, one in systems.items()}
+            sides |= self._spawn_floors(at_once=cores(), count=count)
+            found = self._rounds(f"{count:,} tasks", sides, count=1)
+            yield from self._burst_figures(found, f"{count:,}")
 
-    def _fetch_and_peaks(self, system: System) -> dict[str, float]:
-        for process in system.processes:
-            process.forget_peak()
-        found = self._load(system, "fetch")
-        return {**found, **{f"peak {process.name}": process.peak_mb for process in system.processes}}
+    def concurrency(self) -> Iterator[Figure]:
+        """The same with workers that run 8 and 64 at once."""
+        count = self.sizes.tasks
+        for at_once in (8, 64):
+            starts = {name: partial(OURS[name], concurrency=at_once) for name in self._ours(self.starts)}
+            with _started(starts, self.material.trivial) as systems:
+                load = partial(self._load, tasks=count, connections=self.sizes.connections)
+                sides: Sides = {name: partial(load, one, "burst") for name, one in systems.items()}
+                sides |= self._spawn_floors(at_once=at_once, count=count)
+                found = self._rounds(f"{count:,} tasks, {at_once} at once", sides)
+                yield from self._compared(
+                    found, f"tasks/s, {count:,}, {at_once} at once", "/s", "tasks_per_second"
+                )
 
-    # The processes that load and the floors
+    def poll(self) -> Iterator[Figure]:
+        """The document of a task that runs, and of one that has ended, asked for by 32 callers."""
+        names = [name for name in self.starts if name in (*OURS, *WITH_DOCUMENTS)]
+        with self._all_started(self.material.trivial, names) as systems, self._hello() as hello:
+            load = partial(self._load, seconds=self.sizes.seconds, connections=self.sizes.connections)
+            sides: Sides = {name: partial(load, one, "poll") for name, one in systems.items()}
+            tasks = {"tasks": self.sizes.tasks, "connections": self.sizes.connections}
+            sides |= {name: partial(self._load, one, "submit", **tasks) for name, one in hello.items()}
+            found = self._rounds("polls", sides)
+        for when in ("running", "finished"):
+            for name in hello:
+                found[name][f"{when} per_second"] = found[name]["submits_per_second"]
+            bars = {ORIGINAL: Aim("at least", 3, of="ratio")}
+            yield from self._compared(found, f"polls/s at 32, {when}", "/s", f"{when} per_second", bars=bars)
+            yield from self._compared(found, f"poll p99 at 32, {when}", "ms", f"{when} p99")
 
-    def _load(self, system: System, measure: str, **options: int) -> dict[str, float]:
-        return _said("wire", measure, host=HOST, port=system.port, **options)
+    def rows(self) -> Iterator[Figure]:
+        """A large table, from POST until all its rows are here; then again; then by many at once."""
+        title = f"{self.sizes.rows:,} rows"
+        table = str(self.material.table)
+        names = [name for name in self.starts if name in (*OURS, *WITH_DOCUMENTS)]
+        with self._all_started(self.material.rows, names) as systems:
+            sides: Sides = {name: partial(self._fetch_and_peaks, one) for name, one in systems.items()}
+            sides |= {
+                "csv.reader": partial(self._floor, "csv", table),
+                "convert+transfer": partial(self._floor, "convert", table),
+            }
+            if self.floors_python:
+                sides["polars+transfer"] = partial(self._floor, "columnar", table, python=self.floors_python)
+            found = self._rounds(title, sides, count=self.sizes.large_rounds)
+            bars = {ORIGINAL: Aim("at most", 0.2, of="ratio"), "convert+transfer": Aim("at most", 1.3, of="ratio")}
+            yield from self._large_figures(systems, title, found, bars)
+            first = "later GET to first byte"
+            yield from self._compared(
+                found, f"{title}, {first}", "ms", "later_first_byte_ms", aim=Aim("at most", 20)
+            )
+            for clients in (4, 16):
+                readers = [name for name in systems if clients == 4 or name in OURS]
+                health = {name: partial(self._load, systems[name], "read", clients=clients) for name in readers}
+                read = self._rounds(f"/health while {clients} read", health, count=1)
+                limit = Aim("under", 50) if clients == 16 else None
+                yield from self._compared(
+                    read, f"/health, slowest while {clients} read rows", "ms", "most", aim=limit
+                )
 
-    def _floor(self, floor: str, subject: str | Path, **options: int) -> dict[str, float]:
-        return _said("floors", floor, str(subject), **options)
+    def flat(self) -> Iterator[Figure]:
+        """The peak above idle of server and worker, for a small table and a huge one."""
+        found: defaultdict[str, dict[int, dict[str, tuple[float, ...]]]] = defaultdict(dict)
+        for count in (self.sizes.few_rows, self.sizes.many_rows):
+            table = self.material.folder / f"rows-{count}.csv"
+            write_table(table, count)
+            names = self._ours(self.starts)
+            with self._all_started(self.material.rows_of(table), names) as systems:
+                sides: Sides = {name: partial(self._fetch_and_peaks, one) for name, one in systems.items()}
+                for name, values in self._rounds(f"{count:,} rows", sides, count=1).items():
+                    found[name][count] = values
+            table.unlink()
+        few, many = self.sizes.few_rows, self.sizes.many_rows
+        for name, sizes in found.items():
+            for process, limit in (("worker", 40), ("server", 30)):
+                key = f"above {process}"
+                title = f"{many:,} rows, peak of {process} above idle"
+                yield Figure(
+                    name, title, "MB", sizes[many][key], f"{few:,} rows", sizes[few][key], Aim("under", limit)
+                )
+
+    def attachment(self) -> Iterator[Figure]:
+        """A large file, from POST until all its base64 is here; and the file as it is."""
+        file, size = str(self.material.file), self.sizes.file_bytes
+        title = f"{size / 1e6:g} MB file"
+        names = [name for name in self.starts if name in (*OURS, *WITH_DOCUMENTS)]
+        with self._all_started(self.material.attachment, names) as systems, self._hello() as hello:
+            sides: Sides = {name: partial(self._fetch_and_peaks, one) for name, one in systems.items()}
+            sides |= self._base64_floors(file)
+            found = self._rounds(title, sides, count=self.sizes.large_rounds)
+            bars = {ORIGINAL: Aim("at most", 0.15, of="ratio"), "binascii": Aim("at most", 2, of="ratio")}
+            yield from self._large_figures(systems, title, found, bars)
+            sides = {
+                name: partial(self._load, systems[name], "download", name="file.bin")
+                for name in self._ours(systems)
+            }
+            sides["static file"] = partial(self._load, hello["ASGI hello"], "download", name="file")
+            found = self._rounds(f"{title}, raw", sides, count=self.sizes.large_rounds)
+            bars = {"static file": Aim("at most", 1.2, of="ratio")}
+            yield from self._compared(found, f"{title}, raw download", "s", "seconds", bars=bars)
+
+    def large(self) -> Iterator[Figure]:
+        """A file ten times as large: the memory must be that of the small one."""
+        file = self.material.folder / "large.bin"
+        write_file(file, self.sizes.large_file_bytes)
+        title = f"{self.sizes.large_file_bytes / 1e6:,g} MB file"
+        names = self._ours(self.starts)
+        with self._all_started(self.material.attachment_of(file), names) as systems:
+            sides: Sides = {name: partial(self._fetch_and_peaks, one) for name, one in systems.items()}
+            found = self._rounds(title, sides | self._base64_floors(str(file)), count=1)
+            yield from self._large_figures(systems, title, found, {})
+        file.unlink()
+
+    def streams(self) -> Iterator[Figure]:
+        """What many callers cost who wait while nothing happens: long-polls, and then event streams as well."""
+        with self._all_started(self.material.trivial, self._ours(self.starts)) as systems:
+            for name, one in systems.items():
+                self._load(one, "latency", tasks=WARMING_TASKS)
+                self.say(f"{name}: {self.sizes.polls:,} long-polls and {self.sizes.streams:,} event streams")
+                alone = _cores_used(one)
+                with ExitStack() as held:
+                    known = [
+                        held.enter_context(self._held(one, what, count))
+                        for what, count in (("long-poll", self.sizes.polls), ("stream", self.sizes.streams))
+                    ]
+                    if not all(known):
+                        self.say(f"{name} knows no long-polls or no event streams: left out")
+                        continue
+                    time.sleep(1)
+                    share, memory = _cores_used(one) * 100, one.idle_mb
+                title = f"{self.sizes.polls:,} long-polls, {self.sizes.streams:,} streams"
+                yield Figure(name, f"{title}, CPU", "%", (share,), "alone", (alone * 100,), Aim("under", 20))
+                yield Figure(name, f"{title}, PSS", "MB", (memory,))
+
+    def silent(self) -> Iterator[Figure]:
+        """What others feel of many connections that say nothing."""
+        count = self.sizes.idle_tasks
+        with self._all_started(self.material.trivial, self._ours(self.starts)) as systems:
+            for name, one in systems.items():
+                load = partial(self._load, one, "latency", tasks=count, mode="poll")
+                load()
+
+                def beside(one: System = one, load: Callable[[], Values] = load) -> Values:
+                    with self._held(one, "silent", self.sizes.silent):
+                        return load()
+
+                found = self._rounds(f"{name}: silent connections", {"with": beside, "without": load})
+                for key, limit in (("p50", 1.1), ("p99", 1.25)):
+                    title = f"POST to result beside {self.sizes.silent:,} silent connections, {key}"
+                    bar = Aim("at most", limit, of="ratio")
+                    yield Figure(name, title, "ms", found["with"][key], "without", found["without"][key], bar)
+
+    # Rounds, and what one measures
+
+    def _rounds(self, title: str, sides: Mapping[str, Callable[[], Values]], *, count: int | None = None) -> Found:
+        """All sides in turn, so many times; each time another one begins."""
+        values: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        total, names = count or self.sizes.rounds, list(sides)
+        for number in range(total):
+            self.say(f"{title}, round {number + 1} of {total}")
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                for key, value in sides[name]().items():
+                    values[name][key].append(value)
+        return {name: {key: tuple(found) for key, found in values[name].items()} for name in names}
+
+    def _start_up(self, start: Start) -> Values:
+        started = time.perf_counter()
+        with _started({"one": start}, self.material.trivial) as systems:
+            one = systems["one"]
+            with closing(Api(HOST, one.port, one.dialect)) as api:
+                api.end_of_one()
+            ended = time.perf_counter()
+            return {"answered": one.answered_at - started, "ended": ended - started}
+
+    def _burst_and_cpu(self, one: System) -> Values:
+        before = [process.cpu_seconds for process in one.processes]
+        found = self._load(one, "burst", tasks=self.sizes.tasks, connections=self.sizes.connections)
+        used: defaultdict[str, float] = defaultdict(float)
+        for process, earlier in zip(one.processes, before, strict=True):
+            used[process.name] += (process.cpu_seconds - earlier) * 1000 / self.sizes.tasks
+        return {**found, **{f"cpu_ms {name}": value for name, value in used.items()}, "cpu_ms": sum(used.values())}
+
+    def _fetch_and_peaks(self, one: System) -> Values:
+        before = _forget_peaks(one)
+        found = self._load(one, "fetch")
+        peaks = _peaks(one)
+        above = {f"above {name}": peaks[f"peak {name}"] - resident for name, resident in before.items()}
+        return {**found, **peaks, **above, "peak": sum(process.peak_mb for process in one.processes)}
+
+    # The processes that load, and the floors
+
+    def _load(self, one: System, load: str, **options: int | str) -> Values:
+        place: dict[str, int | str] = {"host": HOST, "port": one.port, "submit": one.dialect.submit}
+        return _said("wire", load, document=one.dialect.document, **place, **options)
+
+    def _floor(self, floor: str, subject: str, *, python: str = sys.executable, **options: int) -> Values:
+        return _said("floors", floor, subject, python=python, **options)
+
+    def _spawned(self, *, at_once: int, count: int) -> Values:
+        found = self._floor("spawn", self.material.program, count=count, at_once=at_once)
+        return {**found, "tasks_per_second": found["per_second"]}
+
+    def _spawn_floors(self, *, at_once: int, count: int) -> Sides:
+        """posix_spawn and wait of the same program, from Python and from C."""
+        found: Sides = {"spawn": partial(self._spawned, at_once=at_once, count=count)}
+        if spawner := self.material.spawner:
+            words = [spawner, self.material.program, str(count), str(at_once)]
+            found["spawn from C"] = lambda: {"tasks_per_second": _printed(words)["per_second"]}
+        return found
+
+    def _base64_floors(self, file: str) -> Sides:
+        found: Sides = {"binascii": partial(self._floor, "binascii", file)}
+        if self.floors_python:
+            found["pybase64"] = partial(self._floor, "pybase64", file, python=self.floors_python)
+        return found
 
     @contextmanager
-    def _started(self, start: Start, config: Path) -> Iterator[System]:
-        with (
-            TemporaryDirectory(prefix="script-runner-benchmark-") as folder,
-            start(config, Path(folder)) as system,
-        ):
-            yield system
+    def _held(self, one: System, what: str, count: int) -> Iterator[bool]:
+        """So many connections that wait; False if the server does not let such wait."""
+        options = ("--host", HOST, "--port", str(one.port), "--what", what, "--count", str(count))
+        command = [sys.executable, "-m", "benchmarks.wire", "hold", *options]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as holder:
+            assert holder.stdin
+            assert holder.stdout
+            try:
+                line = holder.stdout.readline()
+                if not line:
+                    raise SystemExit(f"{count} connections could not be held")
+                yield bool(json.loads(line)["is_known"])
+            finally:
+                holder.stdin.close()
+                holder.wait()
 
-    # Figures that two measures share
+    @contextmanager
+    def _hello(self) -> Iterator[dict[str, System]]:
+        """The ASGI floors, by name; without a redis-server only the one that says hello."""
+        with TemporaryDirectory(prefix="script-runner-benchmark-") as name, ExitStack() as stack:
+            folder, port = Path(name), free_port()
+            store = ""
+            if system.redis_server():
+                store, _ = stack.enter_context(system.own_redis(folder))
+            environment = {
+                "HELLO_REDIS": f"redis://{store or HOST}",
+                "HELLO_FILE": str(self.material.file),
+                "PYTHONPATH": str(ROOT),
+            }
+            words = ["-m", "uvicorn", "benchmarks.hello:app", "--port", str(port), "--no-access-log"]
+            words += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning"]
+            server = stack.enter_context(running([sys.executable, *words], folder, "hello", environment))
+            until(lambda: system.answer_moment(port), server, folder / "hello.log")
+            found = {"ASGI hello": System("ASGI hello", port, "", (), Dialect("/hello/", ""))}
+            if store:
+                found["ASGI XADD"] = System("ASGI XADD", port, store, (), Dialect("/xadd/", ""))
+            yield found
 
-    def _submit_figures(self, system: str, when: str, found: Rounds) -> Iterator[Figure]:
-        many = f"at {self.sizes.connections}, {when}"
-        rates = found["ours submits_per_second"]
-        yield Figure(system, f"submits/s {many}", "/s", rates, "XADD", found["floor entries"])
-        for name in ("p50", "p99"):
-            yield Figure(system, f"submit {name} {many}", "ms", found[f"ours {name}"])
+    @contextmanager
+    def _all_started(self, config: Path, names: Sequence[str] | None = None) -> Iterator[dict[str, System]]:
+        starts = {name: start for name, start in self.starts.items() if names is None or name in names}
+        with _started(starts, config) as systems:
+            yield systems
 
-    def _large_figures(self, system: System, what: str, floor_name: str, found: Rounds) -> Iterator[Figure]:
-        seconds, name = found["floor seconds"], system.name
-        yield Figure(name, f"{what}, POST to downloaded", "s", found["ours seconds"], floor_name, seconds)
-        yield Figure(name, f"{what}, POST to first byte", "s", found["ours first_byte"])
-        for process in system.processes:
-            if process.name == "guardian":
+    # Figures
+
+    def _ours(self, found: Mapping[str, Any]) -> list[str]:
+        return [name for name in found if name in OURS]
+
+    def _compared(
+        self,
+        found: Found,
+        title: str,
+        unit: str,
+        key: str,
+        *,
+        bars: Mapping[str, Aim] | None = None,
+        aim: Aim | None = None,
+    ) -> Iterator[Figure]:
+        """Each of ours beside each of the others that has such a value; ``aim`` is held against ours alone."""
+        for name in self._ours(found):
+            ours = found[name].get(key)
+            if not ours:
                 continue
-            peaks = found[f"ours peak {process.name}"]
-            if process.name == "worker":
-                floor = found["floor peak_mb"]
-                yield Figure(name, f"{what}, peak of worker", "MB", peaks, floor_name, floor, Aim("under", 150))
-            else:
-                yield Figure(name, f"{what}, peak of {process.name}", "MB", peaks)
+            if aim:
+                yield Figure(name, title, unit, ours, aim=aim)
+            others = [other for other in found if other not in OURS and key in found[other]]
+            for other in others:
+                yield Figure(name, title, unit, ours, other, found[other][key], (bars or {}).get(other))
+            if not others and not aim:
+                yield Figure(name, title, unit, ours)
+
+    def _submit_figures(self, found: Found, connections: int) -> Iterator[Figure]:
+        # webhook's answers are ends of tasks, not submissions
+        taken = {name: values for name, values in found.items() if name != peers.WEBHOOK}
+        bars = {ORIGINAL: Aim("at least", 5, of="ratio"), "ASGI XADD": Aim("at least", 0.6, of="ratio")}
+        title, chosen = f"submits/s at {connections}", bars if connections == self.sizes.connections else {}
+        yield from self._compared(taken, title, "/s", "submits_per_second", bars=chosen)
+        for name in ("p50", "p99"):
+            yield from self._compared(taken, f"submit {name} at {connections}", "ms", name)
+
+    def _burst_figures(self, found: Found, many: str) -> Iterator[Figure]:
+        bars = {ORIGINAL: Aim("at least", 4, of="ratio"), "spawn": Aim("at least", 0.7, of="ratio")}
+        yield from self._compared(found, f"tasks/s, {many}", "/s", "tasks_per_second", bars=bars)
+
+    def _large_figures(
+        self, systems: Mapping[str, System], title: str, found: Found, bars: Mapping[str, Aim]
+    ) -> Iterator[Figure]:
+        yield from self._compared(found, f"{title}, POST to downloaded", "s", "seconds", bars=bars)
+        yield from self._compared(found, f"{title}, POST to first byte", "s", "first_byte")
+        peaks = {name: {"peak": values["peak"]} for name, values in found.items() if "peak" in values}
+        yield from self._compared(peaks, f"{title}, sum of peaks", "MB", "peak")
+        for name in self._ours(systems):
+            for process, limit in (("worker", 40), ("server", 30), ("Redis", None)):
+                ours = found[name][f"above {process}"]
+                aim = Aim("under", limit) if limit else None
+                yield Figure(name, f"{title}, peak of {process} above idle", "MB", ours, aim=aim)
 
 
-MEASURES = ("memory", "latency", "burst", "submit", "rows", "attachment")
+MEASURES = (
+    "start", "memory", "latency", "submit", "burst", "many", "concurrency", "poll", "rows", "flat", "attachment",
+    "large", "streams", "silent",
+)  # fmt: skip
 
 
-def _said(module: str, *words: str, **options: int | str) -> dict[str, float]:
-    """What one of our own processes prints; SystemExit if it failed. It does not outlive this call."""
+@contextmanager
+def _started(starts: Mapping[str, Start], config: Path) -> Iterator[dict[str, System]]:
+    """All of these at once, each in a folder of its own."""
+    with ExitStack() as stack:
+        systems = {}
+        for name, start in starts.items():
+            folder = stack.enter_context(TemporaryDirectory(prefix="script-runner-benchmark-"))
+            systems[name] = stack.enter_context(start(config, Path(folder)))
+        yield systems
+
+
+def _forget_peaks(one: System) -> dict[str, float]:
+    """Begin the peaks anew; what is resident now, by kind of process."""
+    resident: defaultdict[str, float] = defaultdict(float)
+    for process in one.processes:
+        process.forget_peak()
+        resident[process.name] = max(resident[process.name], process.resident_mb)
+    return dict(resident)
+
+
+def _peaks(one: System) -> Values:
+    """The peak of the largest process of each kind."""
+    peaks: defaultdict[str, float] = defaultdict(float)
+    for process in one.processes:
+        peaks[f"peak {process.name}"] = max(peaks[f"peak {process.name}"], process.peak_mb)
+    return dict(peaks)
+
+
+def _cores_used(one: System) -> float:
+    """How many cores all its processes together keep busy now."""
+    before, started = one.cpu_seconds, time.perf_counter()
+    time.sleep(QUIET_SECONDS)
+    return (one.cpu_seconds - before) / (time.perf_counter() - started)
+
+
+def _imported(code: str) -> Values:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    return {"seconds": time.perf_counter() - started}
+
+
+def _said(module: str, *words: str, **options: int | str) -> Values:
+    """What one of our own processes prints, run by ``python`` or by our own; SystemExit if it failed."""
+    python = str(options.pop("python", sys.executable))
     flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.{module}", *words, *flags],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is to reach us alone
-    )
+    return _printed([python, "-m", f"benchmarks.{module}", *words, *flags])
+
+
+def _printed(command: list[str]) -> Values:
+    """The JSON object that a process prints. It does not outlive this call."""
+    # Ctrl-C is to reach us alone
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     with process:
         try:
             said = process.communicate()[0]
         finally:
             process.kill()
     if process.returncode:
-        raise SystemExit(f"benchmarks.{module} {' '.join(words)} failed")
-    found: dict[str, float] = json.loads(said)
+        raise SystemExit(f"{' '.join(command)} failed")
+    found: Values = json.loads(said)
     return found

@@ -8,19 +8,25 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a figure is hoped to be: the measured value, or its ratio to the floor. Printed, never asserted."""
+    """What a figure is to be: the value, or its ratio to what it is held against. Printed, never asserted."""
 
-    word: Literal["under", "at least"]
+    word: Literal["under", "at most", "at least"]
     limit: float
     of: Literal["value", "ratio"] = "value"
 
     def is_met(self, value: float) -> bool:
-        return value < self.limit if self.word == "under" else value >= self.limit
+        match self.word:
+            case "under":
+                return value < self.limit
+            case "at most":
+                return value <= self.limit
+            case "at least":
+                return value >= self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measure of one system: a value a round, and the floor's value of the same round where there is one."""
+    """One measure of one system: a value a round, and that of a peer or a floor in the same round."""
 
     system: str
     name: str
@@ -32,7 +38,7 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """Ours divided by the floor: the median of the rounds, since a slow round slows both."""
+        """Ours divided by the other: the median of the rounds, since a slow round slows both."""
         pairs = zip(self.ours, self.floor, strict=bool(self.floor))
         ratios = [ours / floor for ours, floor in pairs if floor]
         return median(ratios) if ratios else None
@@ -43,13 +49,41 @@ class Figure:
         return self.aim.is_met(aimed) if self.aim and aimed is not None else None
 
 
-HEADINGS = ("system", "measure", "unit", "ours", "min..max", "floor", "min..max", "ours/floor", "aim")
+HEADINGS = ("system", "measure", "unit", "ours", "min..max", "beside", "min..max", "ratio", "bar")
+SAID_ONCE = 5
+"""The columns that are empty where the line before says the same."""
 
 
 def table(figures: Iterable[Figure]) -> str:
     """The figures as a Markdown table with aligned columns: medians, and the noise beside them."""
-    rows = [HEADINGS, *(_cells(figure) for figure in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    rows: list[tuple[str, ...]] = [HEADINGS]
+    before = ("", "")
+    for figure in figures:
+        cells = _cells(figure)
+        is_same = before == (before := (figure.system, figure.name))
+        rows.append(("",) * SAID_ONCE + cells[SAID_ONCE:] if is_same else cells)
+    return _aligned(rows)
+
+
+def bars(figures: Iterable[Figure]) -> str:
+    """What is to be reached, and whether it is, as a table of its own; empty if nothing is."""
+    rows = [
+        (figure.system, figure.name, _value(figure), _aim(figure))
+        for figure in sorted(figures, key=lambda figure: figure.system)
+        if figure.aim
+    ]
+    return _aligned([("system", "figure", "value", "bar"), *rows]) if rows else ""
+
+
+def _value(figure: Figure) -> str:
+    """What the bar is held against, with the noise of the rounds."""
+    if figure.aim and figure.aim.of == "ratio":
+        return f"{figure.ratio or 0:.2f} x {figure.floor_name}"
+    return f"{_number(median(figure.ours))} {figure.unit}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     return "\n".join(lines)
@@ -67,7 +101,7 @@ def _cells(figure: Figure) -> tuple[str, ...]:
 def _aim(figure: Figure) -> str:
     if figure.aim is None:
         return ""
-    of = " of the floor" if figure.aim.of == "ratio" else ""
+    of = f" x {figure.floor_name}" if figure.aim.of == "ratio" else ""
     return f"{figure.aim.word} {figure.aim.limit:g}{of}: {'met' if figure.is_aim_met else 'MISSED'}"
 
 

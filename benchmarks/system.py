@@ -10,15 +10,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.floors import peak_mb
+from benchmarks.floors import status_mb
+from benchmarks.wire import Dialect
 
 HOST = "127.0.0.1"
+OURS = Dialect()
 SECONDS_TO_START = 30
 SECONDS_TO_STOP = 15
 _Found = TypeVar("_Found")
@@ -40,8 +42,16 @@ class Process:
         return _rollup_mb(self.pid, "Pss")
 
     @property
+    def resident_mb(self) -> float:
+        return status_mb(self.pid, "VmRSS")
+
+    @property
     def peak_mb(self) -> float:
-        return peak_mb(self.pid)
+        return status_mb(self.pid, "VmHWM")
+
+    @property
+    def threads(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
 
     @property
     def cpu_seconds(self) -> float:
@@ -56,12 +66,14 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A script-runner that answers, and where its store does."""
+    """A server that answers, how it is asked, and where its store does; the moment of its first answer."""
 
     name: str
     port: int
     store: str
     processes: tuple[Process, ...]
+    dialect: Dialect = OURS
+    answered_at: float = 0.0
 
     @property
     def idle_mb(self) -> float:
@@ -75,37 +87,51 @@ class System:
         return sum(process.cpu_seconds for process in self.processes)
 
 
+Start = Callable[[Path, Path], AbstractContextManager[System]]
+"""Starts a system with a configuration, in a folder of its own."""
+
+
 @contextmanager
-def embedded(config: Path, folder: Path) -> Iterator[System]:
+def embedded(config: Path, folder: Path, *, concurrency: int | None = None) -> Iterator[System]:
     """``script-runner up``: server, worker and the embedded Valkey."""
-    data = folder / "data"
-    with _running(_command("up", str(config), "--port", "0", "--data", str(data)), folder, "up") as up:
-        port = _port(up, folder / "up.log")
-        _until(lambda: _ready_workers(port), up, folder / "up.log")
-        yield System("up", port, f"unix:{data / 'valkey.sock'}", _processes(up.pid))
+    data, log = folder / "data", folder / "up.log"
+    with running(
+        _command("up", str(config), "--port", "0", "--data", str(data), *_at_once(concurrency)), folder, "up"
+    ) as up:
+        port, answered_at = _answering_port(up, log)
+        until(lambda: _ready_workers(port), up, log)
+        store = f"unix:{data / 'valkey.sock'}"
+        yield System("up", port, store, family_of(up.pid), answered_at=answered_at)
 
 
 @contextmanager
-def separate(config: Path, folder: Path) -> Iterator[System]:
+def separate(config: Path, folder: Path, *, concurrency: int | None = None) -> Iterator[System]:
     """``serve`` and ``worker`` with the redis-server of this machine."""
     with server_alone(config, folder) as system:
-        shared = _shared_options(system.store, folder)
-        with _running(_command("worker", str(config), *shared), folder, "worker") as worker:
-            _until(lambda: _ready_workers(system.port), worker, folder / "worker.log")
-            processes = system.processes + _processes(worker.pid)
-            yield replace(system, name="serve+worker", processes=processes)
+        words = ("worker", str(config), *_shared_options(system.store, folder), *_at_once(concurrency))
+        with running(_command(*words), folder, "worker") as worker:
+            until(lambda: _ready_workers(system.port), worker, folder / "worker.log")
+            yield replace(system, name="serve+worker", processes=system.processes + family_of(worker.pid))
 
 
 @contextmanager
 def server_alone(config: Path, folder: Path) -> Iterator[System]:
     """``serve`` with the redis-server of this machine, and nobody who runs what is submitted."""
-    store = f"{HOST}:{_free_port()}"
-    with _running(_redis_command(store, folder), folder, "redis") as redis:
-        _until(lambda: _accepts(store), redis, folder / "redis.log")
+    with own_redis(folder) as (store, redis):
         shared = _shared_options(store, folder)
-        with _running(_command("serve", str(config), "--port", "0", *shared), folder, "serve") as serve:
-            port = _port(serve, folder / "serve.log")
-            yield System("serve alone", port, store, _processes(serve.pid) + _processes(redis.pid))
+        with running(_command("serve", str(config), "--port", "0", *shared), folder, "serve") as serve:
+            port, answered_at = _answering_port(serve, folder / "serve.log")
+            processes = family_of(serve.pid) + family_of(redis)
+            yield System("serve alone", port, store, processes, answered_at=answered_at)
+
+
+@contextmanager
+def own_redis(folder: Path) -> Iterator[tuple[str, int]]:
+    """The address and the pid of a redis-server that keeps an append-only file in this folder."""
+    store = f"{HOST}:{free_port()}"
+    with running(redis_command(store, folder), folder, "redis") as redis:
+        until(lambda: accepts(store), redis, folder / "redis.log")
+        yield store, redis.pid
 
 
 def redis_server() -> str | None:
@@ -138,11 +164,15 @@ def _command(*words: str) -> list[str]:
     return [sys.executable, "-m", "script_runner", *words]
 
 
+def _at_once(concurrency: int | None) -> tuple[str, ...]:
+    return ("--concurrency", str(concurrency)) if concurrency else ()
+
+
 def _shared_options(store: str, folder: Path) -> tuple[str, ...]:
     return ("--redis", f"redis://{store}", "--store", (folder / "artifacts").as_uri())
 
 
-def _redis_command(store: str, folder: Path) -> list[str]:
+def redis_command(store: str, folder: Path) -> list[str]:
     """As durable as the embedded one."""
     host, _, port = store.partition(":")
     program = redis_server()
@@ -159,18 +189,21 @@ def _redis_command(store: str, folder: Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without settings that would change what is measured."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_SETTINGS)}
+    """Ours, without settings that would change what is measured; nobody has to be waited for at the end."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_SETTINGS)}
+    return {**kept, "SCRIPT_RUNNER_LINGER_SECONDS": "0"}
 
 
 @contextmanager
-def _running(command: list[str], folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: list[str], folder: Path, name: str, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a session of its own, so that Ctrl-C reaches us alone; at the end nothing of it is left."""
     with (folder / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=_environment(),
+            env={**_environment(), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -192,10 +225,20 @@ def _running(command: list[str], folder: Path, name: str) -> Iterator[subprocess
                     os.kill(pid, signal.SIGKILL)
 
 
-def _port(process: subprocess.Popen[bytes], log: Path) -> int:
-    """The port that the server says it listens on."""
-    found = _until(lambda: re.search(r"at http://[\d.]+:(\d+)", log.read_text()), process, log)
-    return int(found[1])
+def _answering_port(process: subprocess.Popen[bytes], log: Path) -> tuple[int, float]:
+    """The port that the server says it listens on, and when it first answered there."""
+    found = until(lambda: re.search(r"at http://[\d.]+:(\d+)", log.read_text()), process, log)
+    return int(found[1]), until(lambda: answer_moment(int(found[1])), process, log)
+
+
+def answer_moment(port: int) -> float | None:
+    """Now, if a server answers here whatever it answers (time.perf_counter); None if none does yet."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    with suppress(OSError, http.client.HTTPException), closing(connection):
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        return time.perf_counter()
+    return None
 
 
 def _ready_workers(port: int) -> int:
@@ -210,24 +253,24 @@ def _ready_workers(port: int) -> int:
     return int(document.get("workers", 0))
 
 
-def _until(look: Callable[[], _Found | None], process: subprocess.Popen[bytes], log: Path) -> _Found:
+def until(look: Callable[[], _Found | None], process: subprocess.Popen[bytes], log: Path) -> _Found:
     """What ``look`` finds; SystemExit with the log if the process ends or takes too long."""
     deadline = time.monotonic() + SECONDS_TO_START
     while not (found := look()):
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"the system did not start:\n{log.read_text()}")
-        time.sleep(0.01)
+        time.sleep(0.005)
     return found
 
 
-def _accepts(store: str) -> bool:
+def accepts(store: str) -> bool:
     host, _, port = store.partition(":")
     with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
         return True
     return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server((HOST, 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -235,7 +278,7 @@ def _free_port() -> int:
 # Looking at processes
 
 
-def _processes(root: int) -> tuple[Process, ...]:
+def family_of(root: int) -> tuple[Process, ...]:
     return tuple(Process(_name(pid), pid) for pid in _family(root))
 
 

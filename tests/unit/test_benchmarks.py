@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from benchmarks.__main__ import options
 from benchmarks.cases import MEASURES, QUICK, Bench, Sizes
-from benchmarks.figures import Aim, Figure, document, table
+from benchmarks.costs import COMMANDS, KEPT, MODULES, Cost, compare
+from benchmarks.figures import Aim, Figure, bars, document, table
 from benchmarks.ledger import PAGE, RARE_OF_FEW, Pipelined, fill, plans
 from benchmarks.wire import is_http_answer
 from tests.servers import RedisServer
@@ -28,10 +29,17 @@ def cells(figure: Figure) -> list[str]:
 
 
 def test_without_options_everything_is_measured():
-    """Without options all measures run on both systems at full size."""
+    """Without options all measures run at full size, beside all peers."""
     found = options([])
 
-    assert (found.only, found.system, found.sizes) == (MEASURES, "both", Sizes())
+    assert (found.only, found.system, found.sizes) == (MEASURES, "up", Sizes())
+    assert found.peers == ("original", "celery+flask", "fastapi", "webhook")
+
+
+def test_peers_can_be_left_out():
+    """--peers names those that are measured; none without a name."""
+    assert options(["--peers"]).peers == []
+    assert options(["--peers", "original"]).peers == ["original"]
 
 
 def test_quick_takes_the_small_sizes():
@@ -61,6 +69,7 @@ def test_rounds_count_for_all_measures():
         ["--only", "speed"],
         ["--only", "ledger"],
         ["--system", "celery"],
+        ["--peers", "celery"],
         ["--fast"],
         ["ledger", "--tasks", "0"],
         ["ledger", "--system", "up"],
@@ -106,8 +115,9 @@ def test_a_measure_without_floor_or_noise_leaves_those_cells_empty():
         (Aim("under", 401), "under 401: met"),
         (Aim("under", 400), "under 400: MISSED"),
         (Aim("at least", 400), "at least 400: met"),
-        (Aim("at least", 0.5, of="ratio"), "at least 0.5 of the floor: MISSED"),
-        (Aim("at least", 0.4, of="ratio"), "at least 0.4 of the floor: met"),
+        (Aim("at most", 400), "at most 400: met"),
+        (Aim("at least", 0.5, of="ratio"), "at least 0.5 x spawn: MISSED"),
+        (Aim("at least", 0.4, of="ratio"), "at least 0.4 x spawn: met"),
     ],
 )
 def test_an_aim_is_printed_as_met_or_missed(aim: Aim, says: str):
@@ -115,6 +125,57 @@ def test_an_aim_is_printed_as_met_or_missed(aim: Aim, says: str):
     figure = Figure("up", "tasks/s", "/s", OURS, "spawn", FLOOR, aim)
 
     assert cells(figure)[-1] == says
+
+
+def test_what_the_line_before_says_is_not_repeated():
+    """A figure that is held against several others says its own value once."""
+    besides = Figure("up", "tasks/s", "/s", OURS, "original", FLOOR)
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table([TASKS, besides]).splitlines()
+    ]
+
+    assert lines[-1] == ["", "", "", "", "", "1,000 original", "200..2,000", "0.40", ""]
+
+
+def test_the_bars_have_a_table_of_their_own():
+    """Only what is to be reached is in it, with the ratio of the rounds or the median."""
+    ratio = Figure("up", "tasks/s", "/s", OURS, "spawn", FLOOR, Aim("at least", 0.7, of="ratio"))
+    value = Figure("up", "start", "s", (1.0,), aim=Aim("under", 1.2))
+
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in bars([TASKS, ratio, value]).splitlines()
+    ]
+    assert lines[2:] == [
+        ["up", "tasks/s", "0.40 x spawn", "at least 0.7 x spawn: MISSED"],
+        ["up", "start", "1.00 s", "under 1.2: met"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(100.0, "as kept"), (104.0, "as kept"), (104.2, "MORE"), (95.0, "less")]
+)
+def test_a_cost_that_rises_is_told(value: float, verdict: str):
+    """A counted cost is held against the kept one, with the tolerance of its kind."""
+    document = {"python": "any", "costs": {"commands": 100.0}}
+
+    assert compare([Cost("commands", COMMANDS, value)], document)[0].startswith(verdict)
+
+
+def test_a_cost_that_is_not_kept_is_new():
+    """A cost without a kept value does not pass for one that is as it was."""
+    assert compare([Cost("commands", COMMANDS, 1)], {"python": "any", "costs": {}}) == ["new"]
+
+
+def test_what_depends_on_python_is_not_held_against_another():
+    """Modules and system calls of one Python say nothing of those of another."""
+    [verdict] = compare([Cost("modules", MODULES, 999)], {"python": "2.7", "costs": {"modules": 1}})
+
+    assert verdict == "not compared: kept with Python 2.7"
+
+
+def test_the_kept_costs_are_of_the_oldest_python_that_is_supported():
+    """Continuous integration runs that one, so the costs are really compared there."""
+    assert json.loads(KEPT.read_text())["python"] == "3.11"
 
 
 def test_all_lines_of_the_table_are_equally_long():
