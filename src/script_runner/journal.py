@@ -23,7 +23,7 @@ def event(
 ) -> None:
     """Log an event by its name: a sentence for people, fields for programs."""
     known = {name: value for name, value in fields.items() if value is not None}
-    log.log(level, sentence, extra={"event": name, "fields": known}, stacklevel=2)
+    log.log(level, sentence, extra={"event": name, "fields": known})
 
 
 def of_task(task_id: str) -> dict[str, Any]:
@@ -51,6 +51,9 @@ class JsonLines(logging.Formatter):
 
 def start(*, level: str, is_json: bool) -> None:
     """Log to standard error from now on, this level and above."""
+    # what no line of ours shows need not be found out for each (Logging HOWTO, Optimization)
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
+    logging._srcfile = None  # noqa: SLF001 - so the HOWTO says
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if is_json else logging.Formatter(TEXT_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

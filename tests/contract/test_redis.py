@@ -342,7 +342,7 @@ async def test_keys_are_the_documented_ones(own_server: RedisServer) -> None:
         closing(RedisTasks(own_server.url, named, newest=2)) as newer,
         closing(RedisTasks(own_server.url, named, replicas=1)) as careful,
     ):
-        it.lease.renew("w1", seconds=LONG)
+        it.lease.renew("w1", seconds=LONG, version="1.0")
         await newer.add(a_task("newer", owner="bob"))
         for task_id in ("a", "b", "c", "d"):
             await it.tasks.add(a_task(task_id, idempotency_key=task_id, expires_in_seconds=LONG))

@@ -12,6 +12,7 @@ local function note_limits()
   if known[1] ~= ARGV[4] or known[2] ~= ARGV[5] then
     redis.call('HSET', key('limits'), 'running', ARGV[4], 'running_per_caller', ARGV[5])
   end
+  known_limits = {running = tonumber(ARGV[4]), running_per_caller = tonumber(ARGV[5])}
 end
 
 local function again(ids)
@@ -36,13 +37,14 @@ local function take_back()
 end
 
 local function start(id, rank, now)
-  enter(id, 'running')
-  redis.call('ZREM', key('expiring'), id)
-  redis.call('HSET', key('task', id), 'worker', worker, 'started', text(now))
-  redis.call('HINCRBY', key('task', id), 'attempt', 1)
-  redis.call('HINCRBY', key('task', id), 'run', 1)
+  local task = read(id, 'attempt', 'run', 'priority', 'expires')
+  local attempt, run, priority = text(task[1] + 1), text(task[2] + 1), task[3]
+  enter(id, 'running', 'worker', worker, 'started', text(now), 'attempt', attempt, 'run', run)
+  if task[4] then
+    redis.call('ZREM', key('expiring'), id)
+  end
   redis.call('SADD', key('held', worker), id)
-  local turn, priority = rank % TURNS, read(id, 'priority')[1]
+  local turn = rank % TURNS
   if turn > tonumber(redis.call('HGET', key('turn'), priority) or 0) then
     redis.call('HSET', key('turn'), priority, text(turn))
     redis.call('ZREMRANGEBYSCORE', key('turns', priority), '-inf', '(' .. text(turn))
@@ -53,7 +55,7 @@ end
 local function take(waiting, rank, now)
   local id = member_id(waiting)
   local task = read(id, 'format', 'owner', 'expires')
-  if is_newer(id) then
+  if is_format_newer(task[1]) then
     redis.call('ZADD', key('newer', task[1]), rank, waiting)
     table.insert(newer, id)
   elseif task[3] and tonumber(task[3]) <= now then

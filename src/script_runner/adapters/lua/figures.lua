@@ -36,7 +36,7 @@ end
 
 -- Tasks that may start now and those that run: what workers are needed for.
 local function backlog(running)
-  local most = tonumber(redis.call('HGET', key('limits'), 'running') or '')
+  local most = limits().running
   local all = running + redis.call('ZCARD', key('queue')) + redis.call('ZCOUNT', key('scheduled'), '-inf', text(now))
   return most and math.max(running, math.min(most, all)) or all
 end

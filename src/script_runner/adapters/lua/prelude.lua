@@ -13,9 +13,14 @@ local function key(kind, name)
   return name and prefix .. kind .. ':' .. name or prefix .. kind
 end
 
+-- One moment for all of a script.
+local moment
 local function milliseconds()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  if not moment then
+    local time = redis.call('TIME')
+    moment = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return moment
 end
 
 local function text(number)
@@ -27,13 +32,27 @@ local function read(id, ...)
 end
 
 -- Whether only a newer version understands this record; then it is left alone.
+local function is_format_newer(format)
+  return tonumber(format or 0) > FORMAT
+end
+
 local function is_newer(id)
-  return tonumber(read(id, 'format')[1] or 0) > FORMAT
+  return is_format_newer(read(id, 'format')[1])
+end
+
+-- The most that may run, of all and of one owner, each under its name; nothing where there is no limit.
+local known_limits
+local function limits()
+  if not known_limits then
+    local given = redis.call('HMGET', key('limits'), 'running', 'running_per_caller')
+    known_limits = {running = tonumber(given[1] or ''), running_per_caller = tonumber(given[2] or '')}
+  end
+  return known_limits
 end
 
 -- How many more there may be of a kind that has a limit; without one, as many as are moved at once.
 local function room(limit, kind, owner)
-  local most = tonumber(redis.call('HGET', key('limits'), limit) or '')
+  local most = limits()[limit]
   return most and most - redis.call('ZCARD', key(kind, owner)) or MOST_AT_ONCE
 end
 
@@ -74,14 +93,15 @@ local function tell(id, word)
   redis.pcall('PUBLISH', key('changes', id), word)
 end
 
--- The lists that tell of a task by its state: when it came there, and each owner's, by sequence.
-local function enter(id, state)
+-- Let a task come into a state, with more fields of its record: the lists that tell of a task by its state say when
+-- it came there, and each owner's go by sequence.
+local function enter(id, state, ...)
   local task = read(id, 'state', 'owner', 'sequence')
   if task[1] then
     redis.call('ZREM', key(task[1]), id)
     redis.call('ZREM', key(task[1], task[2]), id)
   end
-  redis.call('HSET', key('task', id), 'state', state)
+  redis.call('HSET', key('task', id), 'state', state, ...)
   redis.call('ZADD', key(state), text(milliseconds()), id)
   redis.call('ZADD', key(state, task[2]), task[3], id)
   if task[1] then
@@ -139,8 +159,11 @@ end
 
 -- Let tasks of an owner whose others had to end first wait in the queue again.
 local function admit(owner)
-  local count = math.min(room('running_per_caller', 'running', owner), MOST_AT_ONCE)
   local backlog = key('backlog', owner)
+  if redis.call('SISMEMBER', key('backlogs'), owner) == 0 then
+    return
+  end
+  local count = math.min(room('running_per_caller', 'running', owner), MOST_AT_ONCE)
   if count > 0 then
     local waiting = redis.call('ZRANGE', backlog, 0, count - 1, 'WITHSCORES')
     for index = 1, #waiting, 2 do
@@ -175,8 +198,7 @@ end
 local function finish(id, state, outcome, exit_code)
   local now = milliseconds()
   local task = read(id, 'retention:' .. state, 'retention', 'started', 'owner')
-  enter(id, state)
-  redis.call('HSET', key('task', id), 'outcome', outcome, 'exit_code', exit_code or '', 'finished', text(now))
+  enter(id, state, 'outcome', outcome, 'exit_code', exit_code or '', 'finished', text(now))
   redis.call('ZADD', key('finished'), text(now + tonumber(task[1] or task[2])), id)
   if task[3] and (state == 'succeeded' or state == 'failed') then
     note_pace(tonumber(task[3]), now)
@@ -233,7 +255,7 @@ local function capacity()
   for _, count in ipairs(redis.call('HVALS', key('slots'))) do
     slots = slots + tonumber(count)
   end
-  local most = tonumber(redis.call('HGET', key('limits'), 'running') or '')
+  local most = limits().running
   return most and math.min(most, slots) or slots
 end
 
