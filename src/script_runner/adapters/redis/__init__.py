@@ -170,6 +170,7 @@ class RedisTasks:
         self._client = _connect(url, self._prefix, is_waiting=False)
         self._waiting = _connect(url, self._prefix, is_waiting=True)
         self._wire = Wire(self._client.connection_pool, patience_seconds=ANSWER_SECONDS)
+        self._waits: dict[tuple[str, str], Wire] = {}
         self._scripts = _scripts(self._client)
         self._limits = limits or Limits()
         self._replicas = replicas
@@ -222,12 +223,12 @@ class RedisTasks:
 
     async def claim(self, worker: str, *, limit: int, wait_seconds: float) -> Sequence[Task]:
         records = await self._claim(worker, limit)
-        if not records and wait_seconds and await self._wait(self._key("wake"), wait_seconds):
+        if not records and wait_seconds and await self._wait(worker, "wake", wait_seconds):
             records = await self._claim(worker, limit)
         return records
 
     async def wait_for_word(self, worker: str, *, seconds: float) -> None:
-        await self._wait(self._key("stop", worker), seconds)
+        await self._wait(worker, f"stop:{worker}", seconds)
 
     async def hear(self, worker: str, running: Sequence[Task]) -> Word:
         runs = (part for task in running for part in (task.id, task.run))
@@ -309,7 +310,8 @@ class RedisTasks:
                 raise
 
     async def close(self) -> None:
-        await self._wire.close()
+        for wire in (self._wire, *self._waits.values()):
+            await wire.close()
         await _close(self._client)
         await _close(self._waiting)
 
@@ -323,9 +325,18 @@ class RedisTasks:
             self._claims += 1
         return [task for record in records if (task := self._task(_pairs(record)))]
 
-    async def _wait(self, key: str, seconds: float) -> bool:
-        async with _answering(self._watch, seconds + ANSWER_SECONDS):
-            return await self._waiting.blpop([key], timeout=seconds) is not None
+    async def _wait(self, worker: str, name: str, seconds: float) -> bool:
+        """Whether there was something in a list within the time; each wait blocks a connection of its own."""
+        wire = self._waits.get((worker, name))
+        if wire is None:
+            wire = Wire(self._waiting.connection_pool, patience_seconds=ANSWER_SECONDS)
+            self._waits[worker, name] = wire
+        try:
+            with _explained(self._watch):
+                return await wire.call("BLPOP", self._key(name), seconds, more_seconds=seconds) is not None
+        except asyncio.CancelledError:
+            wire.drop()  # or the next would wait behind this one
+            raise
 
     async def _records(self, ids: Sequence[bytes], fields: Sequence[str]) -> Sequence[Task | None]:
         """The tasks with these ids as far as these fields go; None for one that is gone, or newer than we know."""

@@ -24,12 +24,13 @@ class Wire:
         self._opening = asyncio.Lock()
         self._is_closed = False
 
-    async def call(self, *words: str | bytes | float) -> Any:
+    async def call(self, *words: str | bytes | float, more_seconds: float = 0.0) -> Any:
         """The answer. A call whose connection is lost is made once more, so it must bear being made twice.
 
-        Raises what redis-py raises, and TimeoutError when there is no answer in time.
+        Raises what redis-py raises, and TimeoutError when there is no answer in time; a command that blocks is
+        given ``more_seconds``.
         """
-        deadline = asyncio.get_running_loop().time() + self._patience
+        deadline = asyncio.get_running_loop().time() + self._patience + more_seconds
         if self._line is not None and self._line.is_open:
             try:
                 return await self._line.call(words, deadline)
@@ -47,6 +48,11 @@ class Wire:
             if not str(error).startswith("NOSCRIPT"):
                 raise
             return await self.call("EVAL", script.script, 1, key, *arguments)
+
+    def drop(self) -> None:
+        """Give up what is under way; the next call is made by a new connection."""
+        if self._line is not None:
+            self._line.drop()
 
     async def close(self) -> None:
         """End the connection; calls that wait for an answer fail."""
@@ -93,8 +99,11 @@ class _Line(asyncio.Protocol):
         self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]
         return answer
 
-    async def close(self) -> None:
+    def drop(self) -> None:
         self._transport.abort()
+
+    async def close(self) -> None:
+        self.drop()
         await self._connection.disconnect(nowait=True)
 
     def _look(self) -> None:
