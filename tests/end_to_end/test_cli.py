@@ -12,7 +12,7 @@ import pytest
 from tests.end_to_end.processes import Server, Site, shell_config, until
 from tests.servers import free_port
 
-COMMANDS = ("up", "serve", "worker", "check", "submit", "show", "wait", "logs", "cancel")
+COMMANDS = ("up", "serve", "worker", "check", "doctor", "status", "submit", "show", "wait", "logs", "cancel")
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
