@@ -24,10 +24,25 @@ MINIMAL: dict[str, Any] = {
     "auth": {"provider": "none"},
 }
 CONFIG = {
-    "command": ["sh", "-c", "echo city,$CITY", "$CITY"],
-    "inputs": {"query_args": [{"env_var_name": "CITY", "query_var_name": "city"}]},
+    "command": [
+        "sh",
+        "-c",
+        'until [ -e "$$RUNDIR/../$$CITY" ]; do sleep 0.02; done; printf \'city\\n%s\\n\' "$$CITY"',
+    ],
+    "inputs": {"query_args": [{"env_var_name": "CITY", "query_var_name": "city", "required": True}]},
+    "outputs": {"results": {"kind": "stdout", "format": "csv"}},
     "grace_seconds": 20.5,
 }
+"""A script that waits for a file beside its run folder, named as the city that it is given, and tells the city."""
+
+RULES = """
+groups:
+  - name: script-runner
+    rules:
+      - alert: Waiting
+        expr: max(script_runner_backlog) > 100
+        annotations: {summary: "{{ $value }} wait"}
+"""
 
 
 def with_values(**more: Any) -> dict[str, Any]:
@@ -108,7 +123,10 @@ CASES: dict[str, dict[str, Any]] = {
             "serverEgress": [{"ports": [{"port": 3128}]}],
             "workerEgress": [{"to": [PEER]}],
         },
-        monitoring={"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+        monitoring={
+            "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}, "rules": RULES},
+        },
     ),
     "nothing optional": with_values(
         redis={"existingSecret": ""},

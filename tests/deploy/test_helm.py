@@ -14,6 +14,7 @@ from tests.deploy.charts import (
     CONFIG,
     MINIMAL,
     ROOT,
+    RULES,
     Rendered,
     component,
     container,
@@ -24,7 +25,7 @@ from tests.deploy.charts import (
     variables,
     with_values,
 )
-from tests.test_docs import variables as settings
+from tests.deploy.settings import known_settings
 
 import script_runner
 from script_runner import wiring
@@ -78,8 +79,8 @@ def test_every_kind_is_rendered_somewhere():
 
     assert kinds == {
         "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy", "PersistentVolumeClaim",
-        "Pod", "PodDisruptionBudget", "PodMonitor", "ScaledObject", "Service", "ServiceAccount", "StatefulSet",
-        "TriggerAuthentication",
+        "Pod", "PodDisruptionBudget", "PodMonitor", "PrometheusRule", "ScaledObject", "Service", "ServiceAccount",
+        "StatefulSet", "TriggerAuthentication",
     }  # fmt: skip
 
 
@@ -148,6 +149,26 @@ def test_the_monitor_reads_servers_and_workers():
 
     assert sorted(selected) == ["server", "worker"]
     assert all(spec["podMetricsEndpoints"][0]["port"] in ports(everything.pods[name]) for name in selected)
+
+
+def test_the_rules_come_as_they_are_written():
+    """Prometheus' own templates in them are not taken for Helm's; those of deploy/monitoring fit too."""
+    need_helm()
+    texts = [RULES, *(path.read_text() for path in (ROOT / "deploy" / "monitoring").glob("alerts.yaml"))]
+    values = [with_values(monitoring={"prometheusRule": {"enabled": True, "rules": text}}) for text in texts]
+    shown = render({str(number): each for number, each in enumerate(values)})
+    given = [yaml.safe_load(text)["groups"] for text in texts]
+
+    assert [shown[str(number)].one("PrometheusRule")["spec"]["groups"] for number in range(len(texts))] == given
+    assert {shown[str(number)].problems for number in range(len(texts))} == {()}
+
+
+def test_the_monitor_names_the_job():
+    """Alert rules look for the job script-runner, which Prometheus takes from that label of the pods."""
+    everything = case_named("everything")
+    label = everything.one("PodMonitor")["spec"]["jobLabel"]
+
+    assert [everything.pods[name]["metadata"]["labels"][label] for name in BOTH] == ["script-runner"] * 2
 
 
 def ports(pod: Mapping[str, Any]) -> dict[str, int]:
@@ -339,22 +360,12 @@ def test_the_valkey_of_the_chart_is_for_its_own_pods():
 
 def test_every_variable_is_a_setting(case: Rendered):
     """What the chart sets of the runner's own is read by it; none stands twice."""
-    own = {*settings(), *SOON, "AUTH0_DOMAIN", "AUTH0_API_AUDIENCE", "AUTH0_CLIENT_ID", "AUTH0_JWKS_URL"}
+    own = {*known_settings(), "AUTH0_DOMAIN", "AUTH0_API_AUDIENCE", "AUTH0_CLIENT_ID", "AUTH0_JWKS_URL"}
     for name in ("server", "worker"):
         names = list(environment_names(case.pods[name]))
 
         assert {each for each in names if each.startswith(("SCRIPT_RUNNER_", "AUTH"))} <= own
         assert len(names) == len(set(names))
-
-
-SOON = {
-    "SCRIPT_RUNNER_LOG_FORMAT",
-    "SCRIPT_RUNNER_METRICS",
-    "SCRIPT_RUNNER_REDIRECT_DOWNLOADS",
-    "SCRIPT_RUNNER_REPORT_SECONDS",
-    "SCRIPT_RUNNER_RUNDIR",
-}
-"""Settings that other work brings."""
 
 
 def test_the_program_understands_the_values(case: Rendered):
@@ -610,6 +621,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"environment": {"AZURE_CLIENT_SECRET": "x"}}, "'AZURE_CLIENT_SECRET'"),
     ({"environment": {"GITHUB_TOKEN": "x"}}, "'GITHUB_TOKEN'"),
     ({"environment": {"HTTPS_PROXY": "http://user:secret@proxy"}}, "/environment/HTTPS_PROXY"),
+    ({"environment": {"OTEL_EXPORTER_OTLP_HEADERS": "x"}}, "'OTEL_EXPORTER_OTLP_HEADERS'"),
     ({"environment": {"not a name": "x"}}, "'not a name'"),
     ({"auth": {"auth0": {"domain": "https://example.auth0.com/"}}}, "/auth/auth0/domain"),
     ({"runAsUser": 0}, "/runAsUser"),
@@ -641,6 +653,11 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"ingress": {"enabled": True}}, "ingress.enabled needs ingress.hosts"),
     ({"server": {"autoscaling": {"minReplicas": 9}}}, "server.autoscaling"),
     ({"worker": {"keda": {"minReplicas": 11}}}, "worker.keda: minReplicas"),
+    ({"monitoring": {"prometheusRule": {"enabled": True}}}, "monitoring.prometheusRule.enabled needs rules"),
+    (
+        {"monitoring": {"prometheusRule": {"enabled": True, "rules": "not: [yaml"}}},
+        "monitoring.prometheusRule.enabled needs rules",
+    ),
     (
         {"redis": {"url": "redis+sentinel://h/s"}, "worker": {"keda": {"enabled": True, "trigger": "redis"}}},
         "cannot ask a Sentinel",

@@ -56,6 +56,9 @@
 {{- $wrong = append $wrong "worker.keda.trigger redis cannot use redis.caSecret: use metrics" -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.monitoring.prometheusRule.enabled (not (fromYaml $v.monitoring.prometheusRule.rules).groups) -}}
+{{- $wrong = append $wrong "monitoring.prometheusRule.enabled needs rules: --set-file monitoring.prometheusRule.rules=deploy/monitoring/alerts.yaml" -}}
+{{- end -}}
 {{- if $wrong -}}
 {{- fail (printf "\n\nThese values cannot work:\n- %s\n" (join "\n- " $wrong)) -}}
 {{- end -}}
