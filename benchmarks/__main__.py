@@ -15,10 +15,11 @@ from typing import Any, NoReturn
 
 from benchmarks import costs, ledger, peers, system
 from benchmarks.cases import MEASURES, OURS, QUICK, Bench, Sizes
-from benchmarks.figures import Figure, bars, document, table
+from benchmarks.figures import Figure, bars, document, published, table
 from benchmarks.material import prepare
 
 INTERRUPTED = 130
+PUBLISHED = Path(__file__).parent.parent / "docs" / "performance.md"
 PEERS = tuple(peers.STARTS)
 
 
@@ -38,6 +39,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--peers", nargs="*", choices=PEERS, default=PEERS, help="measure beside these; none if none is named"
     )
+    parser.add_argument("--publish", action="store_true", help="write the tables into docs/performance.md as well")
     parser.add_argument("--check", action="store_true", help="only compare the counted costs with the kept ones")
     parser.add_argument("--keep", action="store_true", help="only count the costs, and keep them for --check")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every round to this file")
@@ -57,6 +59,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--rounds", type=_positive, default=ledger.ROUNDS, metavar="N", help="rounds of each measure"
     )
     filled.add_argument("--json", metavar="FILE", type=Path, help="write every round to this file")
+    filled.set_defaults(publish=False)
     found = parser.parse_args(arguments)
     found.sizes = QUICK if found.quick else Sizes()
     if found.rounds:
@@ -86,6 +89,8 @@ def main() -> None:
     machine = _machine()
     print(" · ".join(f"{name} {value}" for name, value in machine.items()))
     print(f"{table(figures)}\n\n{bars(figures)}".rstrip())
+    if asked.publish:
+        PUBLISHED.write_text(published(PUBLISHED.read_text(), figures, machine=machine, costs=costs.kept()))
     if asked.json:
         asked.json.write_text(json.dumps(document(figures, machine), indent=1) + "\n")
 

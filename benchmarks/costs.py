@@ -105,6 +105,12 @@ def main(*, is_kept: bool) -> int:
     return int(is_dear)
 
 
+def kept() -> dict[str, float]:
+    """The costs of ``costs.json``, by name."""
+    found: dict[str, float] = json.loads(KEPT.read_text())["costs"]
+    return found
+
+
 def compare(found: Sequence[Cost], document: Mapping[str, Any]) -> list[str]:
     """A verdict for each cost, with the kept value."""
     is_same_python = document["python"] == _python()

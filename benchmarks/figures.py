@@ -75,6 +75,26 @@ def bars(figures: Iterable[Figure]) -> str:
     return _aligned([("system", "figure", "value", "bar"), *rows]) if rows else ""
 
 
+BEGIN, END = "<!-- written by ./dev bench --publish -->", "<!-- until here -->"
+
+
+def published(
+    text: str, figures: Sequence[Figure], *, machine: Mapping[str, Any], costs: Mapping[str, float]
+) -> str:
+    """A document with these figures and counted costs in place of those that stood in it."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the document has no place for figures: {BEGIN} … {END}")
+    said = "\n".join(f"- {name}: {value}" for name, value in machine.items())
+    counted = _aligned([("cost", "kept"), *((name, f"{value:,g}") for name, value in costs.items())])
+    parts = (
+        begin, said, "## The bars", bars(figures), "## What is counted", counted, "## All figures", table(figures),
+        end,
+    )  # fmt: skip
+    return before + "\n\n".join(parts) + after
+
+
 def _value(figure: Figure) -> str:
     """What the bar is held against, with the noise of the rounds."""
     if figure.aim and figure.aim.of == "ratio":

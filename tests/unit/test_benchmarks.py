@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from benchmarks.__main__ import options
+from benchmarks.__main__ import PUBLISHED, options
 from benchmarks.cases import MEASURES, QUICK, Bench, Sizes
-from benchmarks.costs import COMMANDS, KEPT, MODULES, Cost, compare
-from benchmarks.figures import Aim, Figure, bars, document, table
+from benchmarks.costs import COMMANDS, KEPT, MODULES, Cost, compare, kept
+from benchmarks.figures import BEGIN, END, Aim, Figure, bars, document, published, table
 from benchmarks.ledger import PAGE, RARE_OF_FEW, Pipelined, fill, plans
 from benchmarks.wire import is_http_answer
 from tests.servers import RedisServer
@@ -183,6 +183,25 @@ def test_all_lines_of_the_table_are_equally_long():
     lines = table([TASKS, Figure("serve+worker", "x", "ms", (1.0,))]).splitlines()
 
     assert len({len(line) for line in lines}) == 1
+
+
+def test_figures_are_published_in_place_of_the_old_ones():
+    """What stands around them stays as it is, and so does what is published twice."""
+    once = published(f"before\n{BEGIN}\nold\n{END}\nafter\n", [TASKS], machine={"cores": 2}, costs={})
+
+    assert once.startswith("before\n")
+    assert once.endswith("\nafter\n")
+    assert "old" not in once
+    assert table([TASKS]) in once
+    assert published(once, [TASKS], machine={"cores": 2}, costs={}) == once
+
+
+def test_the_figures_of_the_day_have_their_place():
+    """The document that is published into can take them."""
+    text = published(PUBLISHED.read_text(), [TASKS], machine={}, costs=kept())
+
+    assert text.count(table([TASKS])) == 1
+    assert "Redis, round trips" in text
 
 
 def test_the_document_keeps_every_round():
