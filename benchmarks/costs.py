@@ -61,8 +61,8 @@ class Kind:
 COMMANDS = Kind("commands a task", part=0.04, besides=0.1)
 BYTES = Kind("bytes a task", part=0.03, besides=20)
 CALLS = Kind("calls a task", part=0.05, besides=2, is_of_python=True)
-# threads of a pool come when two jobs meet; processes do not
-THREADS = Kind("threads", part=0, besides=1)
+# a pool makes a thread whenever a job meets another, up to six on two cores; processes come once
+THREADS = Kind("threads", part=0, besides=3)
 PROCESSES = Kind("processes", part=0)
 # what the allocator keeps differs by some pages and arenas from run to run
 MEGABYTES = Kind("MB", part=0.1, besides=4, is_of_python=True)
