@@ -201,7 +201,7 @@ class Follower:
         told: Collection[str] = (MOVED, *STREAMS)
         place = place.of_run(task.run)
         failures = 0
-        async with self.changes.watch(task.id, ear.tell):
+        async with self.changes.watch(task.id, ear.tell, logs=True):
             while True:
                 try:
                     async for event in self._news(task.id, place, told, is_whole=is_whole):

@@ -256,9 +256,10 @@ Tell = Callable[[Collection[str]], None]
 class Changes(Protocol):
     """Tells at once of what happens to tasks. It carries no data: who is told reads the truth from its port."""
 
-    def watch(self, task_id: str, tell: Tell) -> AbstractAsyncContextManager[None]:
+    def watch(self, task_id: str, tell: Tell, *, logs: bool = False) -> AbstractAsyncContextManager[None]:
         """Call ``tell`` with what happens to this task from the moment it is entered until it is left.
 
+        Streams are told for sure with ``logs`` alone.
         A word may come twice, and late when the store was away or the one who acts tells nobody: by ten seconds
         at most from when it can be known. None is lost. Raises nothing while the store is away.
         """
@@ -414,6 +415,10 @@ class Watch(Protocol):
         """The ``redis`` or the ``artifacts`` could not do what was asked."""
         ...
 
+    def waiting(self, more: int) -> None:
+        """So many more callers wait here for what happens to a task; fewer when it is negative."""
+        ...
+
 
 class Unwatched:
     """Watch of what nobody watches."""
@@ -428,6 +433,9 @@ class Unwatched:
         """Nothing is counted."""
 
     def store_failed(self, store: str) -> None:
+        """Nothing is counted."""
+
+    def waiting(self, more: int) -> None:
         """Nothing is counted."""
 
 

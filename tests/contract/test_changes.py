@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Store
 from tests.servers import RedisServer, until
 
-from script_runner.adapters.redis import RedisChanges, RedisLogs, RedisTasks
+from script_runner.adapters.redis import RedisChanges, RedisLease, RedisLogs, RedisTasks
 from script_runner.ports import CLOSED, ENDED, MOVED, Changes, LogChunk
 from script_runner.task import Outcome, State, Task
 
@@ -38,9 +38,9 @@ class Ear:
 
 
 @contextlib.asynccontextmanager
-async def listening(changes: Changes, task_id: str = "a") -> AsyncIterator[Ear]:
+async def listening(changes: Changes, task_id: str = "a", *, logs: bool = False) -> AsyncIterator[Ear]:
     ear = Ear()
-    async with changes.watch(task_id, ear):
+    async with changes.watch(task_id, ear, logs=logs):
         yield ear
 
 
@@ -102,10 +102,10 @@ async def test_a_task_that_is_given_back_moves(store: Store) -> None:
 
 
 async def test_words_of_a_script_are_told_by_stream(store: Store) -> None:
-    """A chunk of a log is told by the name of its stream."""
+    """A chunk of a log is told by the name of its stream to those who want to know of logs."""
     await add(store)
     await claim(store)
-    async with listening(store.changes) as ear:
+    async with listening(store.changes, logs=True) as ear:
         await store.logs.append("a", "stderr", LogChunk(0, b"said"))
         await ear.hears("stderr")
 
@@ -281,22 +281,65 @@ async def test_a_user_who_may_use_no_channel_works_all_the_same(
             await tasks.cancel("a")
             await ear.hears(ENDED)
 
-    assert [record.message.count("ACL") for record in caplog.records] == [1]
+    assert [record.message.count("NOPERM") for record in caplog.records] == [1]
 
 
-async def test_without_watchers_there_is_no_connection(own_redis: RedisServer) -> None:
-    """It connects with the first who watches, subscribes once a task, and ends both when nobody watches."""
+async def test_words_are_told_after_a_lost_connection(own_redis: RedisServer) -> None:
+    """What a script says while there is no connection is told with the next one."""
+    async with redis_parts(own_redis.url) as (tasks, logs, changes):
+        await tasks.add(Task(id="a", owner="ada", arguments={}))
+        with contextlib.closing(RedisLease(own_redis.url, "n")) as lease:
+            lease.renew("w1", seconds=LONG)
+        await tasks.claim("w1", limit=1, wait_seconds=0)
+        async with listening(changes, logs=True) as ear:
+            with contextlib.closing(own_redis.client()) as outside:
+                outside.client_kill_filter(_type="pubsub")
+            await logs.append("a", "stdout", LogChunk(0, b"said"))
+            await ear.hears("stdout")
+
+
+async def test_a_connection_is_there_while_somebody_watches(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes with the first watcher and goes some time after the last; one channel, and one a log."""
+    monkeypatch.setattr("script_runner.adapters.redis.TICK_SECONDS", 0.05)
+    monkeypatch.setattr("script_runner.adapters.redis.IDLE_SECONDS", 0.2)
     with contextlib.closing(own_redis.client()) as outside:
 
-        def channels() -> int:
-            return len(outside.pubsub_channels())
+        def is_listened_to() -> set[str]:
+            return {str(channel) for channel in outside.pubsub_channels()}
 
         async with redis_parts(own_redis.url) as (_, _, changes):
             assert outside.info("clients")["connected_clients"] == 1
-            async with listening(changes), listening(changes), listening(changes, "b"):
-                assert channels() == 2
+            for _ in range(2):
+                async with listening(changes), listening(changes, "b"), listening(changes, "c", logs=True):
+                    assert is_listened_to() == {"{n}:1:changes", "{n}:1:changes:c"}
 
-            async def is_quiet() -> bool:
-                return channels() == 0
+                async def is_no_log_followed() -> bool:
+                    return is_listened_to() <= {"{n}:1:changes"}
 
-            await until(is_quiet)
+                async def is_quiet() -> bool:
+                    return not is_listened_to() and not outside.client_list(_type="pubsub")
+
+                await until(is_no_log_followed)
+                await until(is_quiet)
+
+
+async def test_a_connection_that_stands_still_is_given_up(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that says nothing, not even to a PING, is asked anew, and what happened meanwhile is told."""
+    monkeypatch.setattr("script_runner.adapters.redis.TICK_SECONDS", 0.05)
+    monkeypatch.setattr("script_runner.adapters.redis.PING_SECONDS", 0.2)
+    async with redis_parts(own_redis.url) as (tasks, _, changes):
+        await tasks.add(Task(id="a", owner="ada", arguments={}))
+        async with listening(changes) as ear:
+            own_redis.pause()
+
+            async def is_away() -> bool:
+                return changes._is_away
+
+            await until(is_away)
+            own_redis.resume()
+            await tasks.cancel("a")
+            await ear.hears(ENDED)

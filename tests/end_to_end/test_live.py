@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -42,12 +43,11 @@ def other(site: Site) -> Server:
     return other
 
 
-@pytest.fixture(scope="module")
-def watched(redis_server: RedisServer, site: Site) -> Iterator[Callable[[], set[str]]]:
-    """Tells the tasks to which servers listen now."""
-    with contextlib.closing(redis_server.client()) as client:
-        prefix = f"{{{site.namespace}}}:1:changes:"
-        yield lambda: {str(name).removeprefix(prefix) for name in client.pubsub_channels(f"{prefix}*")}
+def waiting(server: Server) -> int:
+    """How many callers wait at this server, as it tells those who watch it."""
+    found = re.search(r"^script_runner_waiting_callers ([0-9.]+)$", server.http.get("/metrics").text, re.MULTILINE)
+    assert found
+    return int(float(found[1]))
 
 
 def go(server: Server, name: str) -> None:
@@ -296,15 +296,13 @@ def test_a_wait_that_is_no_number_is_refused(server: Server, wait: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["cancel", "delete"])
-def test_a_queued_task_that_is_stopped_ends_the_wait(
-    server: Server, watched: Callable[[], set[str]], way: str
-) -> None:
+def test_a_queued_task_that_is_stopped_ends_the_wait(server: Server, way: str) -> None:
     """Cancel of a queued task answers its long-poll with the end, its removal with 404."""
     task_id = server.http.post(
         "/task", json={"code": "true"}, headers={"Task-Not-Before": "2027-06-01T00:00:00Z"}
     ).json()["id"]
     asked = Beside(lambda: httpx.get(f"{server.url}/task/{task_id}?wait=30", timeout=PATIENCE_SECONDS))
-    until(lambda: task_id in watched())
+    until(lambda: waiting(server) == 1)
     if way == "cancel":
         server.http.post(f"/task/{task_id}/cancel")
     else:
@@ -316,19 +314,19 @@ def test_a_queued_task_that_is_stopped_ends_the_wait(
     )
 
 
-def test_waiters_that_went_away_are_forgotten(server: Server, watched: Callable[[], set[str]]) -> None:
-    """Many callers who hang up in the middle of a long-poll or a stream leave no subscription behind."""
+def test_waiters_that_went_away_are_forgotten(server: Server) -> None:
+    """Many callers who hang up in the middle of a long-poll or a stream are forgotten."""
     task_id = server.submit(WAIT_FOR_GO, name="leak")
     host, port = server.url.removeprefix("http://").split(":")
     callers = [socket.create_connection((host, int(port))) for _ in range(40)]
     for number, caller in enumerate(callers):
         path = f"/task/{task_id}/events" if number % 2 else f"/task/{task_id}?wait=50"
         caller.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    until(lambda: task_id in watched())
+    until(lambda: waiting(server) == 40)
     for caller in callers:
         caller.close()
 
-    until(lambda: task_id not in watched())
+    until(lambda: waiting(server) == 0)
     go(server, "leak")
 
 
@@ -455,9 +453,7 @@ def test_a_stream_resumes_at_another_server(site: Site, server: Server) -> None:
     )
 
 
-def test_a_server_that_stops_sends_its_waiters_on(
-    site: Site, server: Server, watched: Callable[[], set[str]]
-) -> None:
+def test_a_server_that_stops_sends_its_waiters_on(site: Site, server: Server) -> None:
     """TERM: streams end and waits are answered at once, so the server stops in time; nothing is lost elsewhere."""
     stopping = site.serve()
     stopping.wait_until_ready()
@@ -473,7 +469,7 @@ def test_a_server_that_stops_sends_its_waiters_on(
         )
     )
     stream.wait_for(lambda: stream.events)
-    until(lambda: len(watched()) > 1)
+    until(lambda: waiting(stopping) == 3)
     stopping.terminate()
 
     assert stopping.wait(seconds=4) == 0  # less than the 5 s after which a server cuts its connections
@@ -543,8 +539,7 @@ def test_a_wait_that_ends_without_redis_is_answered_as_it_can_be(own_redis: Redi
             )
         )
         poll = Beside(lambda: httpx.get(f"{server.url}/task/{task_id}?wait=2", timeout=PATIENCE_SECONDS))
-        with contextlib.closing(own_redis.client()) as client:
-            until(lambda: len(client.pubsub_channels()) == 2)
+        until(lambda: waiting(server) == 2)
         own_redis.kill()
 
         assert (submitted.result().status_code, submitted.result().json()["status"]) == (202, "not-ready")

@@ -120,6 +120,7 @@ def test_figures_are_gauges():
         ("script_runner_slots", ()): 8,
         ("script_runner_store_errors_total", ("redis",)): 0,
         ("script_runner_store_errors_total", ("artifacts",)): 0,
+        ("script_runner_waiting_callers", ()): 0,
     }
 
 
@@ -141,3 +142,12 @@ def test_openmetrics_for_who_asks():
 
     assert watch.page("application/openmetrics-text; version=1.0.0")[1].endswith(b"# EOF\n")
     assert watch.page("*/*")[0].startswith("text/plain")
+
+
+def test_those_who_wait_are_counted():
+    """Callers that come and go are told as how many there are now."""
+    watch = PrometheusWatch(is_server=True)
+    for more in (1, 1, -1):
+        watch.waiting(more)
+
+    assert samples(watch, None)[("script_runner_waiting_callers", ())] == 1

@@ -391,7 +391,7 @@ class MemoryChanges:
             tell(words)
 
     @contextlib.asynccontextmanager
-    async def watch(self, task_id: str, tell: Tell) -> AsyncIterator[None]:
+    async def watch(self, task_id: str, tell: Tell, *, logs: bool = False) -> AsyncIterator[None]:  # noqa: ARG002 - all are told of logs
         self._watching[task_id].append(tell)
         if self._is_dismissed:
             tell([CLOSED])

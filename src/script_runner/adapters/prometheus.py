@@ -3,7 +3,14 @@
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -79,6 +86,12 @@ class PrometheusWatch:
             registry=self._registry,
         )
 
+        self._waiting = Gauge(
+            "script_runner_waiting_callers",
+            "Callers that wait here for what happens to a task: long-polls, submits that wait, event streams.",
+            registry=self._registry,
+        )
+
     def _count_runs(self) -> None:
         self._run_seconds = Histogram(
             "script_runner_task_run_seconds",
@@ -109,6 +122,9 @@ class PrometheusWatch:
 
     def store_failed(self, store: str) -> None:
         self._store_errors.labels(store).inc()
+
+    def waiting(self, more: int) -> None:
+        self._waiting.inc(more)
 
     def page(self, accept: str, figures: Figures | None = None) -> tuple[str, bytes]:
         """Media type and text of all counts, and of the figures; without figures Redis is told as away."""

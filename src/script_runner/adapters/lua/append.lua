@@ -19,4 +19,4 @@ if #tail > keep then
   tail = string.sub(tail, -keep)
 end
 redis.call('HSET', log, stream, tail, stream .. ':start', text(start))
-tell(id, stream)
+publish(key('changes', id), stream)

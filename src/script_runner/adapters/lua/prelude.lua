@@ -87,10 +87,14 @@ local function mend_tokens()
   end
 end
 
--- Tell those who listen to a task. A user whom the server's rules keep from the channel (ACL) tells nobody, and does
+-- Tell those who listen. A user whom the server's rules keep from the channel (ACL) tells nobody, and does
 -- its work all the same; those who listen look for themselves now and then.
-local function tell(id, word)
-  redis.pcall('PUBLISH', key('changes', id), word)
+local function publish(channel, word)
+  redis.pcall('PUBLISH', channel, word)
+end
+
+local function tell(id, state)
+  publish(key('changes'), id .. ' ' .. state)
 end
 
 -- Let a task come into a state, with more fields of its record: the lists that tell of a task by its state say when

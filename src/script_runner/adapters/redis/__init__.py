@@ -40,13 +40,15 @@ carries the version of its own form, ``format``)::
     unheard        set     workers that have not compared what they run since then
     mark           number  written when replicas are waited for
 
-And one channel a task (no key: nothing of it is kept)::
+And channels, which are no keys: nothing of them is kept::
 
-    changes:ID     the scripts publish the state that it comes into, ``removed`` when it is forgotten, and the name
-                   of a stream of which more can be read. Servers subscribe while somebody waits for the task
+    changes        ID and the state that a task comes into, or ``removed``, as the scripts publish it; servers
+                   listen while anybody waits there
+    changes:ID     the name of a stream of the task's log of which more can be read; servers listen while the log
+                   is followed there
 
-A word on it says only that there is something to be read. So it may be lost: who listens looks for himself after
-every new connection, and every few seconds. In a cluster a word goes to all nodes; replicas get it too.
+A word says only that there is something to be read. So it may be lost: who listens looks for himself after every
+new connection, and every few seconds. In a cluster a word goes to all nodes; replicas get it too.
 """
 
 import asyncio
@@ -73,7 +75,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from script_runner.adapters.redis.wire import Wire
+from script_runner.adapters.redis.wire import Listening, Wire
 from script_runner.errors import Code, Error, Problem
 from script_runner.ports import (
     BAD_CURSOR,
@@ -122,6 +124,7 @@ PING_SECONDS: Final = 5.0
 """After how much silence a connection on which one is told has to show that it lives."""
 
 TICK_SECONDS: Final = 1.0
+RECONNECT_SECONDS: Final = 0.25
 IDLE_SECONDS: Final = 10.0
 """How long a connection on which one is told is kept while nobody wants to be."""
 
@@ -479,172 +482,188 @@ class RedisChanges:
     def __init__(self, url: str, namespace: str, *, watch: Watch | None = None) -> None:
         self._watch = watch or Unwatched()
         self._prefix = _prefix(namespace)
-        self._channels = f"{self._prefix}changes:"
+        self._states = f"{self._prefix}changes"
+        self._states_bytes = self._states.encode()
         self._client = _connect(url, self._prefix, is_waiting=False)
-        self._listening = _connect(url, self._prefix, is_waiting=True)
-        self._look_at = _scripts(self._client)["versions"]
+        self._wire = Wire(self._client.connection_pool, patience_seconds=ANSWER_SECONDS)
+        self._versions_of = _scripts(self._client)["versions"]
         self._watching: dict[str, list[Tell]] = {}
-        self._waiting: dict[str, asyncio.Event] = {}
-        self._trusting: set[str] = set()
-        """Tasks of which somebody believes to be told all."""
+        self._versions: dict[str, Sequence[bytes]] = {}
+        """What the last look at each task saw."""
+        self._readers = Counter[str]()
+        """How many want to know of which task's log."""
         self._asked: set[str] = set()
         self._heard: set[str] = set()
-        """Tasks of which the connection of now tells."""
-        self._versions: dict[str, Sequence[bytes]] = {}
+        """The channels that were asked for, and those that are told, on the connection of now."""
+        self._trusted: set[str] = set()
+        """The channels of which somebody believes to be told all."""
+        self._acknowledged: dict[str, asyncio.Event] = {}
         self._wanted = asyncio.Event()
         self._news = asyncio.Event()
         self._doubts = asyncio.Event()
         self._chores: list[asyncio.Task[None]] = []
+        self._refusal: Exception | None = None
+        self._heard_at = 0.0
         self._is_away = False
         self._is_dismissed = False
-        self._trouble = ""
-        self._heard_at = 0.0
+        self._has_complained = False
 
     @contextlib.asynccontextmanager
-    async def watch(self, task_id: str, tell: Tell) -> AsyncIterator[None]:
+    async def watch(self, task_id: str, tell: Tell, *, logs: bool = False) -> AsyncIterator[None]:
         self._watching.setdefault(task_id, []).append(tell)
+        if logs:
+            self._readers[task_id] += 1
+        self._watch.waiting(1)
         try:
-            await self._begin(task_id)
+            await self._begin(self._log(task_id) if logs else self._states)
             if self._is_dismissed:
                 tell([CLOSED])
             yield
         finally:
-            self._watching[task_id].remove(tell)
-            if not self._watching[task_id]:
-                del self._watching[task_id]
-                self._waiting.pop(task_id, None)
-                self._trusting.discard(task_id)
-                self._versions.pop(task_id, None)
+            self._watch.waiting(-1)
+            self._leave(task_id, tell, logs=logs)
 
     def dismiss(self) -> None:
         self._is_dismissed = True
         for task_id in self._watching:
-            self._tell(task_id, [CLOSED])
+            self._tell(task_id, (CLOSED,))
 
     async def close(self) -> None:
         while pending := [chore for chore in self._chores if not chore.done()]:
             for chore in pending:
                 chore.cancel()
             await asyncio.wait(pending, timeout=1)  # a cancel may be swallowed (bpo-37658)
+        await self._wire.close()
         await _close(self._client)
-        await _close(self._listening)
 
-    async def _begin(self, task_id: str) -> None:
-        """Return when one is told of the task, or when that cannot be for the moment."""
+    async def _begin(self, channel: str) -> None:
+        """Return when one is told what comes on a channel, or when that cannot be for the moment."""
         if not self._chores:
             self._chores = [asyncio.create_task(self._listen()), asyncio.create_task(self._look_for_ever())]
-        if task_id not in self._heard and not self._is_away and not self._is_dismissed:
-            self._wanted.set()
+        self._wanted.set()
+        if channel not in self._heard and not self._is_away and not self._is_dismissed:
             self._news.set()
-            heard = self._waiting.setdefault(task_id, asyncio.Event())
+            acknowledged = self._acknowledged.setdefault(channel, asyncio.Event())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    await heard.wait()
-        self._wanted.set()
-        self._trusting.add(task_id)
+                    await acknowledged.wait()
+        self._trusted |= {self._states, channel}
 
-    def _tell(self, task_id: str, words: Iterable[str]) -> None:
-        words = tuple(words)
+    def _leave(self, task_id: str, tell: Tell, *, logs: bool) -> None:
+        self._watching[task_id].remove(tell)
+        if logs:
+            self._readers[task_id] -= 1
+            if not self._readers[task_id]:
+                del self._readers[task_id]
+                self._trusted.discard(self._log(task_id))
+        if not self._watching[task_id]:
+            del self._watching[task_id]
+            self._versions.pop(task_id, None)
+
+    def _log(self, task_id: str) -> str:
+        return f"{self._states}:{task_id}"
+
+    def _tell(self, task_id: str, words: Sequence[str]) -> None:
         for tell in self._watching.get(task_id, ()):
             tell(words)
 
     # Being told
 
+    @property
+    def _channels(self) -> set[str]:
+        """What has to be listened to: the states of all tasks, and the logs that are followed."""
+        return {self._states, *map(self._log, self._readers)}
+
     async def _listen(self) -> None:
         """Keep one connection on which Redis tells us, while anybody watches."""
         while True:
             await self._wanted.wait()
-            pause = 0.25
             try:
                 with _explained(self._watch):
                     await self._converse()
-            except Error as error:
+            except Error:
                 self._is_away = True
-                if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
-                    pause = REFUSED_SECONDS
+                if self._refusal:
                     self._complain()
                     self._doubts.set()
-                await asyncio.sleep(pause)
+                await asyncio.sleep(REFUSED_SECONDS if self._refusal else RECONNECT_SECONDS)
 
     def _complain(self) -> None:
-        if not self._trouble:
-            self._trouble = f"Redis lets its user not subscribe to the channels {self._channels}* (ACL)"
-            _log.warning("%s: those who wait for a task hear of its end up to a second late", self._trouble)
+        if not self._has_complained:
+            sentence = (
+                "Redis lets its user not subscribe to the channels %s* (%s): ends are told up to a second late"
+            )
+            _log.warning(sentence, self._states, self._refusal)
+        self._has_complained = True
 
     async def _converse(self) -> None:
-        """One connection from its beginning to its end."""
-        pool = self._listening.connection_pool
-        async with _answering(self._watch, 2 * ANSWER_SECONDS):
-            connection = await pool.get_connection()
-        parts = [asyncio.create_task(part(connection)) for part in (self._ask, self._hear)]
+        """One connection from its beginning to its end, which is when nobody watches any more."""
+        self._refusal = None
+        async with asyncio.timeout(2 * ANSWER_SECONDS):
+            connection = self._client.connection_pool.make_connection()
+            await connection.connect()
+        listening = Listening(connection, self._hear)
+        self._is_away, self._heard_at = False, _clock()
         try:
-            self._is_away = False
-            self._heard_at = _clock()
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for part in done:
-                part.result()
+            await self._ask(listening)
         finally:
             self._asked.clear()
             self._heard.clear()
-            for heard in self._waiting.values():
-                heard.set()
-            self._waiting.clear()
-            while not all(part.done() for part in parts):
-                for part in parts:
-                    part.cancel()
-                await asyncio.wait(parts, timeout=1)
-            await connection.disconnect(nowait=True)
-            await pool.release(connection)
+            for acknowledged in self._acknowledged.values():
+                acknowledged.set()
+            self._acknowledged.clear()
+            await listening.close()
 
-    async def _ask(self, connection: Any) -> None:
-        """Subscribe to what is watched, at once; no more to what is not, later. Return when nobody watches."""
+    async def _ask(self, listening: Listening) -> None:
+        """Ask for the channels that are new at once, and no more for others later. Return when nobody watches."""
         tick_at = _clock() + TICK_SECONDS
         idle_at = _clock() + IDLE_SECONDS
-        while _clock() < idle_at or self._watching:
+        while self._watching or _clock() < idle_at:
             self._news.clear()
-            new = self._watching.keys() - self._asked
+            new = self._channels - self._asked
             self._asked |= new
-            idle_at = _clock() + IDLE_SECONDS if new else idle_at
-            await self._send(connection, "SUBSCRIBE", new)
+            _say(listening, "SUBSCRIBE", new)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, tick_at - _clock())):
                     await self._news.wait()
+            if self._refusal or not listening.is_open:
+                raise self._refusal or _away()
             if _clock() < tick_at:
                 continue
             tick_at = _clock() + TICK_SECONDS
-            stale = self._heard - self._watching.keys()
+            idle_at = _clock() + IDLE_SECONDS if self._watching else idle_at
+            stale = self._heard - self._channels
             self._asked -= stale
             self._heard -= stale
-            await self._send(connection, "UNSUBSCRIBE", stale)
-            if self._watching:
-                idle_at = _clock() + IDLE_SECONDS
+            _say(listening, "UNSUBSCRIBE", stale)
             silence = _clock() - self._heard_at
             if silence > PING_SECONDS + ANSWER_SECONDS:
                 raise _away()
             if silence > PING_SECONDS:
-                await connection.send_command("PING")
+                listening.say("PING")
         self._wanted.clear()
 
-    async def _send(self, connection: Any, command: str, ids: Iterable[str]) -> None:
-        channels = [self._channels + task_id for task_id in ids]
-        for start in range(0, len(channels), IDS_AT_ONCE):
-            await connection.send_command(command, *channels[start : start + IDS_AT_ONCE])
+    def _hear(self, said: Any) -> None:
+        self._heard_at = _clock()
+        match said:
+            case [b"message", channel, word] if channel == self._states_bytes:
+                task_id, _, state = word.decode().rpartition(" ")
+                self._tell(task_id, _meaning(state))
+            case [b"message", channel, word]:
+                self._tell(channel.decode().removeprefix(f"{self._states}:"), (word.decode(),))
+            case [b"subscribe", channel, _]:
+                self._is_told(channel.decode())
+            case Exception():
+                self._refusal = said
+                self._news.set()
+            case None:
+                self._news.set()
 
-    async def _hear(self, connection: Any) -> None:
-        while True:
-            reply = await connection.read_response()
-            self._heard_at = _clock()
-            match reply:
-                case [b"subscribe", bytes(channel), _]:
-                    self._is_told_of(channel.decode().removeprefix(self._channels))
-                case [b"message", bytes(channel), bytes(word)]:
-                    self._tell(channel.decode().removeprefix(self._channels), _meaning(word.decode()))
-
-    def _is_told_of(self, task_id: str) -> None:
-        self._heard.add(task_id)
-        if heard := self._waiting.pop(task_id, None):
-            heard.set()
-        if task_id in self._trusting:  # something may have happened while nobody told
+    def _is_told(self, channel: str) -> None:
+        self._heard.add(channel)
+        if acknowledged := self._acknowledged.pop(channel, None):
+            acknowledged.set()
+        if channel in self._trusted:  # something may have happened while nobody told
             self._doubts.set()
 
     # Looking for oneself
@@ -652,9 +671,10 @@ class RedisChanges:
     async def _look_for_ever(self) -> None:
         while True:
             await self._wanted.wait()
-            is_told = not self._is_away and self._watching.keys() <= self._heard
+            is_told = not self._is_away and self._channels <= self._heard
+            pause = random.uniform(*LOOK_SECONDS) if is_told else LOOK_UNTOLD_SECONDS  # noqa: S311 - no secret
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(*LOOK_SECONDS) if is_told else LOOK_UNTOLD_SECONDS):  # noqa: S311 - no secret
+                async with asyncio.timeout(pause):
                     await self._doubts.wait()
             self._doubts.clear()
             with contextlib.suppress(Error):
@@ -665,13 +685,19 @@ class RedisChanges:
         watched = list(self._watching)
         for start in range(0, len(watched), IDS_AT_ONCE):
             ids = watched[start : start + IDS_AT_ONCE]
-            async with _answering(self._watch):
-                versions = await self._look_at(keys=[self._prefix], args=[FORMAT, *ids])
+            with _explained(self._watch):
+                versions = await self._wire.run(self._versions_of, self._prefix, FORMAT, *ids)
             for task_id, version in zip(ids, versions, strict=True):
                 before = self._versions.get(task_id)
                 if task_id in self._watching and version != before:
                     self._versions[task_id] = version
                     self._tell(task_id, _difference(before, version))
+
+
+def _say(listening: Listening, command: str, channels: Iterable[str]) -> None:
+    names = sorted(channels)  # that of the states first
+    for start in range(0, len(names), IDS_AT_ONCE):
+        listening.say(command, *names[start : start + IDS_AT_ONCE])
 
 
 class RedisLease:

@@ -6,6 +6,7 @@ call costs no pool, no lock and no task, and so a third of what it costs there (
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -73,7 +74,7 @@ class Wire:
             return self._line
 
 
-class _Line(asyncio.Protocol):
+class _Stream(asyncio.Protocol):
     """The stream of one connection, taken over from redis-py."""
 
     def __init__(self, connection: Any) -> None:
@@ -81,14 +82,55 @@ class _Line(asyncio.Protocol):
         self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001 - it has no other name
         self._streams = self._transport.get_protocol()
         self._answers = hiredis.Reader(replyError=redis.exceptions.ResponseError)
-        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
-        self._clock = asyncio.get_running_loop()
-        self._watch: asyncio.TimerHandle | None = None
         self._transport.set_protocol(self)
 
     @property
     def is_open(self) -> bool:
         return not self._transport.is_closing()
+
+    def drop(self) -> None:
+        self._transport.abort()
+
+    async def close(self) -> None:
+        self.drop()
+        await self._connection.disconnect(nowait=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._streams.connection_lost(exc)
+
+
+class Listening(_Stream):
+    """A connection on which Redis speaks by itself (Pub/Sub in RESP2).
+
+    ``hear`` is called with all that it says, an error as an exception; with None when the connection is lost.
+    """
+
+    def __init__(self, connection: Any, hear: Callable[[Any], None]) -> None:
+        super().__init__(connection)
+        self._hear = hear
+
+    def say(self, *words: str | bytes | float) -> None:
+        """Send a command; whatever answer it has is heard."""
+        self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        self._answers.feed(data)
+        while (said := self._answers.gets()) is not False:
+            self._hear(said)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hear(None)
+        super().connection_lost(exc)
+
+
+class _Line(_Stream):
+    """A connection whose calls are answered in their order."""
+
+    def __init__(self, connection: Any) -> None:
+        super().__init__(connection)
+        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._clock = asyncio.get_running_loop()
+        self._watch: asyncio.TimerHandle | None = None
 
     def call(self, words: Words, deadline: float) -> "asyncio.Future[Any]":
         """The answer to come."""
@@ -98,13 +140,6 @@ class _Line(asyncio.Protocol):
             self._watch = self._clock.call_at(deadline, self._look)
         self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]
         return answer
-
-    def drop(self) -> None:
-        self._transport.abort()
-
-    async def close(self) -> None:
-        self.drop()
-        await self._connection.disconnect(nowait=True)
 
     def _look(self) -> None:
         """End a connection that owes an answer; otherwise look again when the next is due."""
@@ -141,4 +176,4 @@ class _Line(asyncio.Protocol):
             if not waiting.done():
                 waiting.set_exception(redis.exceptions.ConnectionError("the connection was lost"))
         self._waiting.clear()
-        self._streams.connection_lost(exc)
+        super().connection_lost(exc)
