@@ -288,7 +288,7 @@ def test_up_with_a_redis_of_its_own_starts_no_valkey(site: Site, redis_server: R
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--store", "s3://bucket/x"), "artifact store"),
+        (("--store", "ftp://bucket/x"), "artifact store"),
         (("--store", "nonsense"), "artifact store"),
         (("--redis", "http://127.0.0.1"), "Redis URL"),
         (("--redis", "nonsense"), "Redis URL"),
