@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 from script_runner.errors import Code, Error, Problem
 from script_runner.ports import Label, Saved
 
-PIECE_BYTES: Final = 256 * 1024
+PIECE_BYTES: Final = 384 * 1024
+"""A multiple of three, so that a piece becomes base64 as it is."""
 
 
 class FileArtifacts:

@@ -1,6 +1,5 @@
 """The JSON documents of the API, in pieces, so that no result or file is ever whole in memory."""
 
-import binascii
 import csv
 import io
 import math
@@ -11,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+import pybase64
 
 from script_runner.service import Readiness, Service
 from script_runner.spec import Spec
@@ -171,9 +171,9 @@ async def _base64(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         joined = rest + piece if rest else piece
         even = len(joined) - len(joined) % 3
         rest = joined[even:]
-        yield binascii.b2a_base64(memoryview(joined)[:even], newline=False)
+        yield pybase64.b64encode(memoryview(joined)[:even])
     if rest:
-        yield binascii.b2a_base64(rest, newline=False)
+        yield pybase64.b64encode(rest)
 
 
 def _time(seconds: float | None) -> str | None:
