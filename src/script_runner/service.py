@@ -46,6 +46,9 @@ EXPIRY_PIECE = 100
 EXPIRY_ROUNDS = 20
 """How many tasks past their retention are let go at a time, and how often, before other chores have their turn."""
 
+EXPIRY_AT_ONCE = 10
+"""Of how many tasks the files are removed at the same time: an object store takes its time for each."""
+
 _log = logging.getLogger("script_runner.service")
 
 
@@ -323,9 +326,11 @@ async def tend(
             note_end(task, watch or Unwatched())
     for _ in range(EXPIRY_ROUNDS):
         ids = await tasks.expired(limit=EXPIRY_PIECE, counts=counts)
-        for task_id in ids:
-            await artifacts.remove(task_id)
-            await tasks.remove(task_id)
+        for first in range(0, len(ids), EXPIRY_AT_ONCE):
+            piece = ids[first : first + EXPIRY_AT_ONCE]
+            await asyncio.gather(*(artifacts.remove(task_id) for task_id in piece))
+            for task_id in piece:
+                await tasks.remove(task_id)
         if len(ids) < EXPIRY_PIECE:
             break
 
