@@ -5,6 +5,7 @@ import contextlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -192,12 +193,16 @@ class Sentinel:
 class Proxy:
     """A TCP proxy on loopback that can lose answers: the server has acted, and the client does not hear of it.
 
-    It can also cut connections in the middle of an answer or of a request.
+    It can also cut connections in the middle of an answer or of a request, and take TLS.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._target = (HOST, port)
-        self._listener = socket.create_server((HOST, 0))
+        listener = socket.create_server((HOST, 0))
+        # the handshake comes with the first byte: who refuses the certificate must not end the accepting of others
+        self._listener = (
+            tls.wrap_socket(listener, server_side=True, do_handshake_on_connect=False) if tls else listener
+        )
         self.port = int(self._listener.getsockname()[1])
         self.heads: list[bytes] = []
         """The beginning of everything that clients sent at a time, in order."""
@@ -334,10 +339,11 @@ def _wait_until(answers: Callable[[], bool], process: subprocess.Popen[bytes], f
         time.sleep(0.01)
 
 
-def certificates(folder: Path, host: str = HOST) -> Mapping[str, str]:
-    """Write a certificate for this address and the authority that signed it; return their settings."""
+def certificates(folder: Path, host: str = HOST, *names: str) -> Mapping[str, str]:
+    """Write a certificate for this address and these names, and the authority's; return their settings."""
     authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority_name = _name("test authority")
+    subjects = [x509.IPAddress(ip_address(host)), *(x509.DNSName(name) for name in names)]
     authority = (
         _certificate(authority_name, authority_key.public_key(), authority_name)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -345,7 +351,7 @@ def certificates(folder: Path, host: str = HOST) -> Mapping[str, str]:
     )
     server = (
         _certificate(_name("test server"), server_key.public_key(), authority_name)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(subjects), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     paths = {name: folder / f"{name}.pem" for name in ("authority", "server", "key")}

@@ -5,16 +5,18 @@ import hashlib
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import httpx
 import pytest
-from tests.servers import HOST, Proxy, free_port
+from tests.servers import HOST, Proxy, certificates, free_port
 from tests.stores import BUCKET, EMULATORS, Access, Azurite, Emulator
 
 from script_runner import wiring
@@ -327,6 +329,19 @@ def test_a_store_that_is_silent_is_said_in_time() -> None:
         assert "it does not answer" in refusal(artifacts)
         silent.resume()
         asyncio.run(artifacts.check())
+
+
+def test_a_private_certificate_is_trusted_where_it_is_named(nanio: Emulator, tmp_path: Path) -> None:
+    """A store with a certificate of a private authority is used with ``ca=``, and refused without."""
+    certificates(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "server.pem", tmp_path / "key.pem")
+    with Proxy(nanio.port, tls) as proxy:
+        plain = nanio.access(port=proxy.port)
+        secure = plain.url.replace("http://", "https://")
+        asyncio.run(opened(Access(f"{secure}&ca={tmp_path}/authority.pem", plain.key_id, plain.secret)).check())
+
+        assert "certificate is not trusted" in refusal(opened(Access(secure, plain.key_id, plain.secret)))
 
 
 def test_patience_has_an_end() -> None:

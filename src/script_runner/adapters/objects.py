@@ -274,7 +274,7 @@ _REASONS: Mapping[str, str] = {
         "its bucket is in another region; set AWS_REGION, or region=… in the URL",
     ),
     "RequestTimeTooSkewed": "the clock of this machine is wrong",
-    "invalid peer certificate": "its certificate is not trusted; name the authority's file with ca=… in the URL",
+    "InvalidCertificate": "its certificate is not trusted; name the authority's file with ca=… in the URL",
 }  # fmt: skip
 """What the words of the stores, and of the library, mean."""
 
@@ -283,7 +283,7 @@ def _reason(error: Exception, bucket: str, verb: str) -> tuple[Code, str]:
     text = str(error)
     asked = re.search(r"Error performing [A-Z]+ (\S+)", text)
     is_store = asked is None or f"/{bucket}/" in f"{asked[1]}/".replace("?", "/") or f"//{bucket}." in asked[1]
-    if not is_store or "token request" in text:
+    if not is_store or "token re" in text:  # … request, … response
         return Code.UNAVAILABLE, _NO_CREDENTIALS
     for word, reason in _REASONS.items():
         if word in text:
