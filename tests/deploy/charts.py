@@ -1,17 +1,17 @@
 """The chart, rendered with several sets of values, as Kubernetes would get it."""
 
+import atexit
 import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 CHART = ROOT / "deploy" / "helm" / "script-runner"
@@ -177,18 +177,9 @@ class Rendered:
     """What one set of values came to."""
 
     refused: str
-    files: Mapping[str, str]
-    problems: tuple[str, ...]
-
-    @property
-    def manifests(self) -> list[dict[str, Any]]:
-        return [
-            manifest
-            for name, text in self.files.items()
-            if not name.endswith("NOTES.txt")
-            for manifest in yaml.safe_load_all(text)
-            if manifest
-        ]
+    manifests: Sequence[dict[str, Any]] = ()
+    notes: str = ""
+    problems: Sequence[str] = ()
 
     def of_kind(self, *kinds: str) -> list[dict[str, Any]]:
         return [manifest for manifest in self.manifests if manifest["kind"] in kinds]
@@ -203,10 +194,6 @@ class Rendered:
         """Component -> the pod (metadata and spec) that is made for it."""
         templates = [each["spec"]["template"] for each in self.of_kind("Deployment", "StatefulSet")]
         return {component(pod): pod for pod in [*templates, *self.of_kind("Pod")]}
-
-    @property
-    def notes(self) -> str:
-        return next(text for name, text in self.files.items() if name.endswith("NOTES.txt"))
 
 
 def component(manifest: Mapping[str, Any]) -> str:
@@ -238,29 +225,35 @@ def need_helm() -> None:
         pytest.skip(sentence)
 
 
+@functools.cache
+def _renderer() -> "subprocess.Popen[str]":
+    """The process that renders; it ends with this one."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "rendering.py")],
+        env={"PYTHONPATH": str(TOOLS), "PATH": os.environ["PATH"]},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(process.communicate)
+    return process
+
+
 def render(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Rendered]:
     """All cases (values, if need be with release and namespace); what the linter says is under ``""``."""
     wanted = {
         name: {"release": "demo", "namespace": "lab", **(case if "values" in case else {"values": case})}
         for name, case in cases.items()
     }
-    ended = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "rendering.py")],
-        input=json.dumps({"chart": str(CHART), "cases": wanted}),
-        env={"PYTHONPATH": str(TOOLS), "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    answers = json.loads(ended.stdout)
-    lint = Rendered("; ".join(answers.pop("")), {}, ())
+    process = _renderer()
+    assert process.stdin
+    assert process.stdout
+    print(json.dumps({"chart": str(CHART), "cases": wanted}), file=process.stdin, flush=True)
+    answers = json.loads(process.stdout.readline())
+    lint = Rendered("; ".join(answers.pop("")))
     return {
         "": lint,
-        **{
-            name: Rendered(answer.get("refused", ""), answer.get("files", {}), tuple(answer.get("problems", ())))
-            for name, answer in answers.items()
-        },
+        **{name: Rendered(**{"refused": "", **answer}) for name, answer in answers.items()},
     }
 
 
