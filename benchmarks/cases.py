@@ -227,7 +227,9 @@ class Bench:
         table = str(self.material.table)
         names = [name for name in self.starts if name in (*OURS, *WITH_DOCUMENTS)]
         with self._all_started(self.material.rows, names) as systems:
-            sides: Sides = {name: partial(self._fetch_and_peaks, one) for name, one in systems.items()}
+            sides: Sides = {
+                name: partial(self._fetch_and_peaks, one, _forget_peaks(one)) for name, one in systems.items()
+            }
             sides |= {
                 "csv.reader": partial(self._floor, "csv", table),
                 "convert+transfer": partial(self._floor, "convert", table),
@@ -258,7 +260,9 @@ class Bench:
             write_table(table, count)
             names = self._ours(self.starts)
             with self._all_started(self.material.rows_of(table), names) as systems:
-                sides: Sides = {name: partial(self._fetch_and_peaks, one) for name, one in systems.items()}
+                sides: Sides = {
+                    name: partial(self._fetch_and_peaks, one, _forget_peaks(one)) for name, one in systems.items()
+                }
                 for name, values in self._rounds(f"{count:,} rows", sides, count=1).items():
                     found[name][count] = values
             table.unlink()
@@ -277,7 +281,9 @@ class Bench:
         title = f"{size / 1e6:g} MB file"
         names = [name for name in self.starts if name in (*OURS, *WITH_DOCUMENTS)]
         with self._all_started(self.material.attachment, names) as systems, self._hello() as hello:
-            sides: Sides = {name: partial(self._fetch_and_peaks, one) for name, one in systems.items()}
+            sides: Sides = {
+                name: partial(self._fetch_and_peaks, one, _forget_peaks(one)) for name, one in systems.items()
+            }
             sides |= self._base64_floors(file)
             found = self._rounds(title, sides, count=self.sizes.large_rounds)
             bars = {ORIGINAL: Aim("at most", 0.15, of="ratio"), "binascii": Aim("at most", 2, of="ratio")}
@@ -298,7 +304,9 @@ class Bench:
         title = f"{self.sizes.large_file_bytes / 1e6:,g} MB file"
         names = self._ours(self.starts)
         with self._all_started(self.material.attachment_of(file), names) as systems:
-            sides: Sides = {name: partial(self._fetch_and_peaks, one) for name, one in systems.items()}
+            sides: Sides = {
+                name: partial(self._fetch_and_peaks, one, _forget_peaks(one)) for name, one in systems.items()
+            }
             found = self._rounds(title, sides | self._base64_floors(str(file)), count=1)
             yield from self._large_figures(systems, title, found, {})
         file.unlink()
@@ -373,11 +381,12 @@ class Bench:
             used[process.name] += (process.cpu_seconds - earlier) * 1000 / self.sizes.tasks
         return {**found, **{f"cpu_ms {name}": value for name, value in used.items()}, "cpu_ms": sum(used.values())}
 
-    def _fetch_and_peaks(self, one: System) -> Values:
-        before = _forget_peaks(one)
+    def _fetch_and_peaks(self, one: System, idle: Mapping[str, float]) -> Values:
+        """``idle`` is what was resident before the first round, so that what stays is seen."""
+        _forget_peaks(one)
         found = self._load(one, "fetch")
         peaks = _peaks(one)
-        above = {f"above {name}": peaks[f"peak {name}"] - resident for name, resident in before.items()}
+        above = {f"above {name}": peaks[f"peak {name}"] - resident for name, resident in idle.items()}
         return {**found, **peaks, **above, "peak": sum(process.peak_mb for process in one.processes)}
 
     # The processes that load, and the floors
