@@ -170,12 +170,12 @@ class Bench:
             yield from self._burst_figures(found, f"{sizes.tasks:,}")
             yield from self._compared(found, "CPU a task, all", "ms", "cpu_ms")
             for name in self._ours(systems):
-                for key in ("added", "taken"):
-                    command = {"added": "XADD", "taken": "XREADGROUP"}[key]
-                    ours = found[name]["tasks_per_second"]
-                    yield Figure(
-                        name, f"tasks/s, {sizes.tasks:,}", "/s", ours, f"bare {command}", found["Redis"][key]
-                    )
+                submitted, ended = (found[name][f"{what}_per_second"] for what in ("submits", "tasks"))
+                redis = found["Redis"]
+                yield Figure(
+                    name, f"submits/s at {sizes.connections}", "/s", submitted, "bare XADD", redis["added"]
+                )
+                yield Figure(name, f"tasks/s, {sizes.tasks:,}", "/s", ended, "bare XREADGROUP", redis["taken"])
                 for process in systems[name].processes:
                     spent = found[name][f"cpu_ms {process.name}"]
                     yield Figure(name, f"CPU a task, {process.name}", "ms", spent)
@@ -492,8 +492,8 @@ class Bench:
                 yield Figure(name, title, unit, ours)
 
     def _submit_figures(self, found: Found, connections: int) -> Iterator[Figure]:
-        # webhook's answers are ends of tasks, not submissions
-        taken = {name: values for name, values in found.items() if name != peers.WEBHOOK}
+        # webhook answers when the task has ended, and a spawn is no submission
+        taken = {name: values for name, values in found.items() if name not in (peers.WEBHOOK, "spawn")}
         bars = {ORIGINAL: Aim("at least", 5, of="ratio"), "ASGI XADD": Aim("at least", 0.6, of="ratio")}
         title, chosen = f"submits/s at {connections}", bars if connections == self.sizes.connections else {}
         yield from self._compared(taken, title, "/s", "submits_per_second", bars=chosen)
