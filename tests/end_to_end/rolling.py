@@ -5,6 +5,7 @@
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 import threading
@@ -15,12 +16,13 @@ from pathlib import Path
 
 import httpx
 from tests.end_to_end.balancer import Balancer
-from tests.end_to_end.processes import FINAL, PATIENCE_SECONDS, Program, Server, Site, shell_config
+from tests.end_to_end.processes import FINAL, PATIENCE_SECONDS, Program, Server, Site, shell_config, until
 from tests.servers import RedisServer, redis_binary
 
 CALLERS = 4
 LINGER_SECONDS = "1.5"
 POLL_SECONDS = 0.02
+HELD_UP_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -32,6 +34,8 @@ class Figures:
     states: dict[str, str] = field(default_factory=dict)
     restarts: int = 0
     journal: list[str] = field(default_factory=list)
+    asking: dict[int, float] = field(default_factory=dict)
+    """The callers that wait for an answer, and since when."""
 
     def note(self, text: str) -> None:
         self.journal.append(f"{time.monotonic():.3f} {text}")
@@ -90,12 +94,13 @@ class Caller(threading.Thread):
 
     def _ask(self, http: httpx.Client, method: str, path: str, json: object = None) -> dict[str, str] | None:
         """The document of a 2xx answer; everything else is a failure."""
-        sent_at = time.monotonic()
+        sent_at = self._figures.asking[id(self)] = time.monotonic()
         try:
             answer = http.request(method, path, json=json)
             said = None if answer.is_success else f"{answer.status_code} {answer.text}"
         except httpx.HTTPError as error:
             said = repr(error)
+        self._figures.asking.pop(id(self))
         with self._lock:
             self._figures.requests += 1
             if said:
@@ -120,12 +125,17 @@ class Deployment:
             self._replace_worker(number)
 
     def cut_a_server_off(self) -> None:
-        """End a server as a crash would, which a rolling restart must never look like, and start it anew."""
+        """End a server in mid-answer, which a rolling restart must never look like, and start it anew."""
         old = self._servers[0]
+        old.signal(signal.SIGSTOP)
+        until(self._is_somebody_held_up)
         old.kill()
         self._balancer.remove(old.url)
         old.close()
         self._servers[0] = self._new_server()
+
+    def _is_somebody_held_up(self) -> bool:
+        return any(time.monotonic() - since > HELD_UP_SECONDS for since in list(self._figures.asking.values()))
 
     def _replace_server(self, number: int) -> None:
         old = self._servers[number]

@@ -114,11 +114,11 @@ def test_serve_says_nothing_before_it_can_serve(site: Site) -> None:
 
 def test_check_says_what_is_wrong_with_settings_and_file_together(site: Site) -> None:
     """Mistakes in the environment and in the file come in one answer."""
-    own = {"AUTH_PROVIDER": "foo", "SCRIPT_RUNNER_REDIS_URL": "foo://x", "SCRIPT_RUNNER_STORE": "s3://x"}
+    own = {"AUTH_PROVIDER": "foo", "SCRIPT_RUNNER_REDIS_URL": "foo://x", "SCRIPT_RUNNER_STORE": "ftp://x"}
     code, _, said = checked(site, {"comand": ["true"]}, **own)
 
     assert code == 2
-    assert [word for word in ("'foo'", "Redis URL", "'s3'", "did you mean command?") if word not in said] == []
+    assert [word for word in ("'foo'", "Redis URL", "'ftp'", "did you mean command?") if word not in said] == []
 
 
 def test_check_in_json_holds_the_mistakes(site: Site) -> None:
