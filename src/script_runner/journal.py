@@ -22,6 +22,8 @@ def event(
     log: logging.Logger, name: str, sentence: str, fields: Mapping[str, object], *, level: int = logging.INFO
 ) -> None:
     """Log an event by its name: a sentence for people, fields for programs."""
+    if not log.isEnabledFor(level):
+        return
     known = {name: value for name, value in fields.items() if value is not None}
     log.log(level, sentence, extra={"event": name, "fields": known})
 

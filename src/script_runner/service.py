@@ -133,7 +133,8 @@ class Service:
     async def _add(self, task: Task) -> Task:
         stands = await self.tasks.add(task)
         if stands.id == task.id:
-            journal.event(_log, "submitted", f"task {task.id} is queued", {"task_id": task.id})
+            fields = {"task_id": task.id}
+            journal.event(_log, "submitted", f"task {task.id} is queued", fields, level=logging.DEBUG)
         return stands
 
     def _asked(self, identity: Identity, request: Request, wishes: Wishes, origin: Origin) -> Task:

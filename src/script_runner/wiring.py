@@ -396,6 +396,7 @@ def _server(app: Any) -> Any:
         log_level="warning",
         access_log=False,  # our own line knows the request's id and route
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=SECONDS_TO_CLOSE,
     )

@@ -26,7 +26,8 @@ class Bench:
         self.redis_url = redis_url
         self.ports = {"server": free_port(), "worker": free_port()}
         told = {"SCRIPT_RUNNER_REDIS_URL": redis_url, "SCRIPT_RUNNER_LOG_FORMAT": "json"}
-        self.server = site.serve("--metrics", f"127.0.0.1:{self.ports['server']}", **told)
+        debug = {**told, "SCRIPT_RUNNER_LOG_LEVEL": "debug"}
+        self.server = site.serve("--metrics", f"127.0.0.1:{self.ports['server']}", **debug)
         self.worker = site.worker("--metrics", f"127.0.0.1:{self.ports['worker']}", "--concurrency", "3", **told)
 
     def page(self, who: str, path: str) -> httpx.Response:
