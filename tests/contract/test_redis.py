@@ -319,6 +319,34 @@ async def test_nothing_is_lost_by_a_kill(request: pytest.FixtureRequest, kind: s
             assert ids(queued) == [f"task-{number}" for number in range(2, 20)]
 
 
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_a_full_server_takes_no_task_and_keeps_those_that_run(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    """While there is no memory left a submit is refused; leases are renewed, ends, cancels and deaths recorded."""
+    shared: RedisServer = request.getfixturevalue(f"{kind}_server")
+    with RedisServer(shared.binary) as server, contextlib.closing(server.client()) as outside:
+        async with connected(server.url) as it:
+            for worker in ("w1", "w2"):
+                it.lease.renew(worker, seconds=LONG)
+            for task_id in ("ended", "stopped", "given back", "left behind"):
+                await it.tasks.add(a_task(task_id, max_attempts=3))
+            ended, stopped, given_back = await it.tasks.claim("w1", limit=3, wait_seconds=0)
+            await it.tasks.claim("w2", limit=1, wait_seconds=0)
+            outside.config_set("maxmemory", "1")
+
+            with pytest.raises(Error) as caught:
+                await it.tasks.add(a_task("refused"))
+            assert caught.value.code is Code.UNAVAILABLE
+            assert it.lease.renew("w1", seconds=LONG)
+            assert await it.tasks.finish(ended, SUCCEEDED)
+            assert await it.tasks.cancel(stopped.id)
+            assert (await it.tasks.hear("w1", [stopped, given_back])).cancelled == [stopped.id]
+            assert await it.tasks.release(given_back, counted=False)
+            await it.tasks.leave("w2")
+            assert ids(await it.tasks.reap()) == ["left behind"]
+
+
 async def is_there_again(it: Adapter) -> bool:
     """As ``is_there``, changing nothing."""
     try:

@@ -1,5 +1,6 @@
 """Redis killed, paused and brought back under a server and a worker that go on."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from tests.servers import RedisServer
 
 TWO_SECONDS = 2.0
 """How soon a caller hears that Redis is away."""
+
+LEASE_SECONDS = 2
+"""That of the workers of a site."""
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -242,3 +246,23 @@ def test_a_server_asked_to_stop_while_redis_stands_still_stops(server: Server, r
     server.terminate()
 
     assert server.wait() == 0
+
+
+def test_a_redis_that_is_full_costs_no_script_that_runs(server: Server, site: Site, redis: RedisServer) -> None:
+    """Without memory left submits answer 503; a script runs on past a lease, and its end is recorded."""
+    running = server.submit(
+        "echo begun; until [ -e go ]; do sleep 0.02; done; echo ended; echo x > $RUNDIR/files/x"
+    )
+    until(lambda: "begun" in server.log(running))
+    with contextlib.closing(redis.client()) as outside:
+        outside.config_set("maxmemory", "1")
+        filled_at = outside.time()[0]
+        assert server.http.post("/task", json={"code": "true"}).status_code == 503
+        until(lambda: outside.time()[0] > filled_at + 2 * LEASE_SECONDS)
+        assert server.document(running)["state"] == "running"
+        (site.folder / "go").touch()
+        assert server.finished(running)["state"] == "succeeded"
+        outside.config_set("maxmemory", "0")
+
+    assert server.log(running) == "begun\nended\n"
+    assert server.run("true")["state"] == "succeeded"

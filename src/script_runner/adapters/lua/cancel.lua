@@ -11,6 +11,7 @@ if task[1] == 'queued' then
   dequeue(id)
   finish(id, 'cancelled', '{"state":"cancelled","error":"The task was cancelled before it started."}')
 elseif task[1] == 'running' then
+  need_no_room()
   redis.call('HSET', key('task', id), 'cancelling', 1)
   redis.call('LPUSH', key('stop', task[2]), id)
   redis.call('LTRIM', key('stop', task[2]), 0, 0) -- one wake-up tells of them all

@@ -7,6 +7,7 @@ local known = redis.call('HGET', key('server'), 'run_id')
 if known == ARGV[1] then
   return
 end
+need_no_room()
 redis.call('HSET', key('server'), 'run_id', ARGV[1])
 local now = milliseconds()
 local lease = tonumber(redis.call('HGET', key('reaper'), 'lease') or 0)

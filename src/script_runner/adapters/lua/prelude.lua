@@ -23,6 +23,12 @@ local function milliseconds()
   return moment
 end
 
+-- A Redis that is full refuses what takes memory, but not to a script that has written what takes none. For what must
+-- happen all the same: a lease that is not renewed costs the scripts that run.
+local function need_no_room()
+  redis.call('DEL', key('room'))
+end
+
 local function text(number)
   return string.format('%.0f', number)
 end

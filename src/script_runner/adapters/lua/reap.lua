@@ -4,6 +4,7 @@
 -- After a time in which nobody looked (the server was away, or its clock jumped) it waits one lease,
 -- so that living workers can renew first.
 
+need_no_room()
 local now = milliseconds()
 local reaper = redis.call('HMGET', key('reaper'), 'looked', 'quiet_until', 'lease')
 local looked, quiet_until = tonumber(reaper[1] or 0), tonumber(reaper[2] or 0)

@@ -6,6 +6,7 @@ local id, worker, run, counted = unpack(ARGV)
 if not is_held(id, worker, run) then
   return 0
 end
+need_no_room()
 if counted == '0' then
   redis.call('HINCRBY', key('task', id), 'attempt', -1)
 end

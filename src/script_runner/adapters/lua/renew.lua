@@ -3,6 +3,7 @@
 -- Returns 1 when it was there already, whether or not its time had passed.
 
 local worker, lease, slots = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+need_no_room()
 local added = redis.call('ZADD', key('workers'), text(milliseconds() + lease), worker)
 redis.call('HSET', key('reaper'), 'lease', text(lease))
 redis.call('HSET', key('slots'), worker, slots)
