@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-from benchmarks import costs, ledger, peers, system
+from benchmarks import capacity, costs, ledger, peers, system
 from benchmarks.cases import MEASURES, OURS, QUICK, Bench, Sizes
 from benchmarks.figures import Figure, bars, document, published, table
 from benchmarks.material import prepare
@@ -60,6 +60,16 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     filled.add_argument("--json", metavar="FILE", type=Path, help="write every round to this file")
     filled.set_defaults(publish=False)
+    sized = cases.add_parser(
+        "capacity",
+        help="what a task takes of an installation",
+        description="Lets tasks wait, runs them, and measures what each took: CPU, memory of Redis, disk.",
+    )
+    sized.add_argument(
+        "--tasks", type=_positive, default=capacity.TASKS, metavar="N", help="how many tasks a round"
+    )
+    sized.add_argument("--json", metavar="FILE", type=Path, help="write the figures to this file")
+    sized.set_defaults(publish=False)
     found = parser.parse_args(arguments)
     found.sizes = QUICK if found.quick else Sizes()
     if found.rounds:
@@ -102,9 +112,12 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 
 def _measured(asked: argparse.Namespace) -> Iterator[Figure]:
+    if asked.case and not system.redis_server():
+        raise SystemExit(f"{asked.case} needs a redis-server on PATH")
+    if asked.case == "capacity":
+        yield from capacity.figures(tasks=asked.tasks, say=_say)
+        return
     if asked.case == "ledger":
-        if not system.redis_server():
-            raise SystemExit("ledger needs a redis-server on PATH")
         yield from ledger.figures(tasks=asked.tasks, queued=asked.queued, rounds=asked.rounds, say=_say)
         return
     starts = {**_ours(asked.system), **peers.installed(_say, asked.peers)}

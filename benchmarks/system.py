@@ -59,6 +59,12 @@ class Process:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / CLOCK_TICKS
 
+    @property
+    def own_cpu_seconds(self) -> float:
+        """Without that of its children."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / CLOCK_TICKS
+
     def forget_peak(self) -> None:
         """Begin the peak anew (proc(5), clear_refs)."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
@@ -107,11 +113,17 @@ def embedded(config: Path, folder: Path, *, concurrency: int | None = None) -> I
 @contextmanager
 def separate(config: Path, folder: Path, *, concurrency: int | None = None) -> Iterator[System]:
     """``serve`` and ``worker`` with the redis-server of this machine."""
-    with server_alone(config, folder) as system:
-        words = ("worker", str(config), *_shared_options(system.store, folder), *_at_once(concurrency))
-        with running(_command(*words), folder, "worker") as worker:
-            until(lambda: _ready_workers(system.port), worker, folder / "worker.log")
-            yield replace(system, name="serve+worker", processes=system.processes + family_of(worker.pid))
+    with server_alone(config, folder) as system, joined(system, config, folder, concurrency=concurrency) as both:
+        yield both
+
+
+@contextmanager
+def joined(system: System, config: Path, folder: Path, *, concurrency: int | None = None) -> Iterator[System]:
+    """A server alone, and from now on a worker with it."""
+    words = ("worker", str(config), *_shared_options(system.store, folder), *_at_once(concurrency))
+    with running(_command(*words), folder, "worker") as worker:
+        until(lambda: _ready_workers(system.port), worker, folder / "worker.log")
+        yield replace(system, name="serve+worker", processes=system.processes + family_of(worker.pid))
 
 
 @contextmanager

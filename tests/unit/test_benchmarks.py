@@ -54,6 +54,12 @@ def test_the_ledger_is_measured_only_by_its_own_word():
     assert options(["ledger", "--tasks", "20000"]).tasks == 20_000
 
 
+def test_capacity_is_measured_only_by_its_own_word():
+    """With the word capacity, what a task takes is measured with as many tasks as are asked for."""
+    assert (options(["capacity"]).case, options(["capacity"]).tasks) == ("capacity", 5_000)
+    assert options(["capacity", "--tasks", "100"]).tasks == 100
+
+
 def test_rounds_count_for_all_measures():
     """--rounds sets the rounds of small and large measures."""
     sizes = options(["--quick", "--rounds", "7"]).sizes
