@@ -101,17 +101,51 @@ def test_every_auth_word_is_documented():
     assert [word for word in wiring.auth_words() if f"`{word}`" not in text("docs/auth.md")] == []
 
 
-def test_links_between_documents_lead_somewhere():
-    """A relative link in a document names a file that exists."""
-    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
-    broken = [
-        f"{document.name}: {target}"
-        for document in documents
-        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text())
-        if not (document.parent / target).exists()
-    ]
+DOCUMENTS = sorted(
+    {
+        *ROOT.glob("*.md"),
+        *(path for name in ("docs", "examples", "deploy", "benchmarks") for path in (ROOT / name).glob("**/*.md")),
+    }
+)
+
+
+def links(document: Path) -> list[tuple[str, str]]:
+    """The relative links of a document: file and anchor, either of which may be empty."""
+    found = re.findall(r"\]\((?!https?:|mailto:)([^)]+)\)", document.read_text())
+    return [(target.partition("#")[0], target.partition("#")[2]) for target in found]
+
+
+def anchors(document: Path) -> set[str]:
+    """The names under which its headings are reached, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ +(.*)$", prose, re.MULTILINE)
+    words = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in words}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path):
+    """A relative link in a document names a file that exists, and a heading in it."""
+    broken = []
+    for name, anchor in links(document):
+        target = document.parent / name if name else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(f"{name}#{anchor}")
 
     assert broken == []
+
+
+def test_every_page_is_reached_from_the_readme():
+    """From README.md one comes to each page below docs by links."""
+    reached: set[Path] = set()
+    waiting = [ROOT / "README.md"]
+    while waiting:
+        document = waiting.pop()
+        reached.add(document)
+        found = {(document.parent / name).resolve() for name, _ in links(document) if name.endswith(".md")}
+        waiting += found - reached
+
+    assert [str(page.relative_to(ROOT)) for page in sorted(ROOT.glob("docs/**/*.md")) if page not in reached] == []
 
 
 def test_the_changelog_names_this_version():
