@@ -17,6 +17,25 @@ from tests.servers import RedisServer
 PAGE = Path(__file__).parents[2] / "docs" / "deploy" / "backup.md"
 
 UNTIL_GO = "echo ready; until [ -e go ]; do sleep 0.02; done"
+DOCKER = r"""#!/bin/bash
+# docker compose, as far as the page uses it: what would run in a container runs here, /data a folder of ours
+set -euo pipefail
+[[ $1 == compose ]] && verb=$2 && shift 2
+while [[ ${1:-} == -* ]]; do shift; done
+folder_of() { [[ $1 == redis ]] && echo "$REDIS_DATA" || { [[ $1 == server ]] && echo "$STORE"; }; }
+case $verb in
+  exec | run)
+    data=$(folder_of "$1") && shift && mkdir -p "$data"
+    words=()
+    for word in "$@"; do words+=("${word//\/data/$data}"); done
+    [[ ${words[0]} == valkey-cli ]] && words=(redis-cli -u "$REDIS" "${words[@]:1}")
+    exec "${words[@]}" ;;
+  cp) cp "$(folder_of "${1%%:*}")/${1#*:/data/}" "$2" ;;
+  up) ;;
+  *) exit 64 ;;
+esac
+"""
+
 KEEP = "echo $TASK_ID >> ran; echo $TASK_ID > $RUNDIR/files/mine"
 """Shell code that notes its run in a ledger outside, and keeps a file that names its task."""
 
@@ -216,6 +235,30 @@ def test_a_backup_made_while_tasks_end_has_every_file_that_its_records_name(own:
     assert all(document["attachments"] for document in kept if document["state"] == "succeeded")
     assert {document["state"] for document in kept[: len(ended)]} == {"succeeded"}
     assert {status(again, task_id) for task_id in ended_since} == {404}
+
+
+def test_the_commands_of_compose_do_the_same_within_its_containers(own: Own) -> None:
+    """With a stand-in for docker that runs their inner commands here: what had ended is there with its files."""
+    backup, restore = commands("Compose")
+    site = own.site
+    (site.folder / "docker").write_text(DOCKER)
+    (site.folder / "docker").chmod(0o700)
+    variables = {**own.variables, "PATH": f"{site.folder}:{os.environ['PATH']}"}
+    server = site.serve()
+    site.worker("--concurrency", "1")
+    server.wait_until_ready()
+    done = server.run(f"{KEEP}; echo said")
+
+    execute(backup, site.folder, **variables)
+    own.lose_everything()
+    (own.redis.folder / "tasks.rdb").unlink()
+    execute(restore, site.folder, **variables)
+    own.redis.start()
+    again = site.serve()
+
+    again.wait_until_ready(workers=0)
+    assert again.document(done["id"]) == done
+    assert again.log(done["id"]) == "said\n"
 
 
 def test_files_of_tasks_that_nobody_knows_are_found_by_their_age(tmp_path: Path) -> None:
