@@ -140,6 +140,29 @@ def test_up_is_restored_to_the_time_of_the_backup(site: Site) -> None:
     assert ran_again == {*story.waiting, story.due_since}
 
 
+def test_a_copy_of_the_whole_folder_made_while_up_is_stopped_is_as_good(site: Site) -> None:
+    """Tasks, files and what waits are there again after the folder was lost and copied back."""
+    server = site.up("--concurrency", "1")
+    server.wait_until_ready()
+    done = server.run(KEEP)
+    later = server.http.post(
+        "/task",
+        json={"code": KEEP},
+        headers={"Task-Not-Before": (datetime.now(UTC) + timedelta(hours=1)).isoformat()},
+    ).json()["id"]
+    server.terminate()
+    assert server.wait() == 0, server.output
+
+    execute('cp -a "$DATA" "$BACKUP"', site.folder, DATA="data", BACKUP="copy")
+    shutil.rmtree(site.folder / "data")
+    execute('cp -a "$BACKUP" "$DATA"', site.folder, DATA="data", BACKUP="copy")
+    again = site.up("--concurrency", "1")
+
+    again.wait_until_ready()
+    assert again.document(done["id"]) == done
+    assert again.document(later)["state"] == "queued"
+
+
 class Own:
     """A server on a Redis and a store of its own, and the variables that the page speaks of."""
 
