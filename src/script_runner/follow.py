@@ -26,6 +26,9 @@ NEW, END = "new", "end"
 _CONTINUING = bytes(range(0x80, 0xC0))
 """Bytes that begin no character in UTF-8 (RFC 3629, section 3)."""
 
+_MOST_CONTINUING = 3
+"""How many of them a character can have."""
+
 _PLACE = re.compile(r"(\d{1,9})-(new|queued|running|end)-(\d{1,16})-(\d{1,16})", re.ASCII)
 
 
@@ -275,13 +278,15 @@ class Follower:
                 for said in _said(place, log.name, LogChunk(offset, b"".join(pieces)), is_last=stop == log.size):
                     place = said.place
                     yield said
+                if place.offsets[log.name] == offset:  # the store has less than was noted
+                    break
 
 
 def _said(place: Place, stream: str, chunk: LogChunk, *, is_last: bool = False) -> Iterator[Said]:
     """A chunk as text, up to the last whole character; nothing if there is none."""
     offset, data = chunk.offset, chunk.data
     if offset > place.offsets[stream]:  # something is missing: begin with a whole character
-        rest = data.lstrip(_CONTINUING)
+        rest = data[:_MOST_CONTINUING].lstrip(_CONTINUING) + data[_MOST_CONTINUING:]
         offset, data = offset + len(data) - len(rest), rest
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(data, final=is_last)

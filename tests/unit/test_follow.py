@@ -224,6 +224,39 @@ async def test_a_follower_that_is_late_sees_the_gap(bench: Bench) -> None:
     assert said.offset == len(text.encode()) - len(said.text.encode()) > KEPT
 
 
+async def test_a_gap_before_what_is_no_text_is_passed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of bytes that could only continue a character, at most three are left out; no read is in vain for ever."""
+    monkeypatch.setattr(follow, "PIECE_BYTES", 16)
+    await bench.queue()
+    await bench.start()
+    await bench.say(b"\x80" * (2 * KEPT))
+    read = bench.tasks.get
+
+    async def read_some_times(task_id: str) -> Task | None:
+        assert bench.tasks.reads < KEPT
+        return await read(task_id)
+
+    monkeypatch.setattr(bench.tasks, "get", read_some_times)
+    reader = Reader(bench.events(seconds=0.05))
+    await reader.reading
+
+    assert reader.text() == "\ufffd" * (KEPT - 3)
+
+
+async def test_a_log_that_is_shorter_than_was_noted_ends_nevertheless(bench: Bench) -> None:
+    """What was cut off in the store is left out, and the end is told."""
+    await bench.queue()
+    task = await bench.start()
+    await bench.artifacts.save("a/1/stdout", [b"half"])
+    log = Artifact("stdout", 8, "text/plain", "", "a/1/stdout")
+    await bench.tasks.finish(task, Outcome(State.SUCCEEDED, exit_code=0, logs=(log,)))
+    reader = Reader(bench.events())
+    async with asyncio.timeout(5):
+        await reader.reading
+
+    assert (reader.text(), reader.states) == ("half", ["succeeded"])
+
+
 async def test_one_who_wants_all_waits_for_the_end(bench: Bench) -> None:
     """With is_whole nothing is left out, and the other stream does not wait."""
     await bench.queue()
