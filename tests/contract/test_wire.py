@@ -136,6 +136,32 @@ async def test_a_master_no_longer(own_server: RedisServer) -> None:
         assert await wire.call("CLIENT", "ID") > number
 
 
+async def test_a_master_no_longer_as_older_servers_say_it() -> None:
+    """Redis 6.2 wraps what a script meets there; that too ends the connection, and the call is made by another."""
+    refusal = b"-ERR Error running script (call to f_1): @user_script:4: @user_script: 4: -READONLY You can't.\r\n"
+    called: list[asyncio.StreamWriter] = []
+    serving: list[asyncio.Task[None] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
+        with contextlib.suppress(ConnectionError):
+            while said := await reader.read(4096):
+                if b"EVALSHA" in said:
+                    called.append(writer)
+                writer.write(refusal if [writer] == called else b"+OK\r\n")
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, wire_to(f"redis://127.0.0.1:{port}") as wire:
+        await wire.call("PING")
+
+        assert await wire.call("EVALSHA", "1", 0) == b"OK"
+
+    await asyncio.gather(*filter(None, serving))
+    assert len(set(called)) == len(called) == 2
+
+
 async def test_a_script_that_the_server_does_not_know(own_server: RedisServer) -> None:
     """A script runs whether or not the server has its text."""
     client = redis.asyncio.Redis.from_url(own_server.url, protocol=2)

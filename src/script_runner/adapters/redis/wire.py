@@ -157,7 +157,7 @@ class _Line(_Stream):
         self._answers.feed(data)
         while self._waiting and (answer := self._answers.gets()) is not False:
             is_error = isinstance(answer, redis.exceptions.ResponseError)
-            if is_error and str(answer).startswith("READONLY"):  # a master no longer: there is another
+            if is_error and _is_of_replica(str(answer)):  # a master no longer: there is another
                 self._transport.abort()
                 return
             waiting, _ = self._waiting.popleft()
@@ -177,3 +177,8 @@ class _Line(_Stream):
                 waiting.set_exception(redis.exceptions.ConnectionError("the connection was lost"))
         self._waiting.clear()
         super().connection_lost(exc)
+
+
+def _is_of_replica(refusal: str) -> bool:
+    """Whether a server takes no writes any more; Redis 6.2 wraps in words of its own what a script was told."""
+    return refusal.startswith("READONLY") or ": -READONLY " in refusal
