@@ -1,5 +1,6 @@
 """What the counts of a process are, as Prometheus reads them."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -142,6 +143,16 @@ def test_openmetrics_for_who_asks():
 
     assert watch.page("application/openmetrics-text; version=1.0.0")[1].endswith(b"# EOF\n")
     assert watch.page("*/*")[0].startswith("text/plain")
+
+
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["x", "1.x", "\u00b2", "", " ", "2.x\nSet-Cookie: a=b", "9" * 5000])
+def test_a_version_that_is_none_is_not_asked_for(kind: str, version: str):
+    """Whatever a caller says of versions, there is a page, and its type repeats none of that."""
+    media_type, text = PrometheusWatch(is_server=False).page(f"{kind}; version={version}; escaping=\n")
+
+    assert b"script_runner_store_errors_total" in text
+    assert re.fullmatch(r"[a-z/-]+; version=[01]\.0\.[04]; charset=utf-8", media_type)
 
 
 def test_those_who_wait_are_counted():

@@ -1,5 +1,6 @@
 """Counts what goes on in this process, and writes it and the figures of the queue as Prometheus reads them."""
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -30,6 +31,8 @@ EVERY_KIND: Final = (
     Outcome(State.TIMED_OUT, exit_code=-15),
 )
 """One outcome of each state and reason."""
+
+_VERSION: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){0,2}")
 
 METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 """Other words are counted as one: anybody may send any."""
@@ -129,8 +132,18 @@ class PrometheusWatch:
     def page(self, accept: str, figures: Figures | None = None) -> tuple[str, bytes]:
         """Media type and text of all counts, and of the figures; without figures Redis is told as away."""
         self._queue.figures = figures
-        encode, media_type = choose_encoder(accept)
+        encode, media_type = choose_encoder(_known(accept))
         return media_type, encode(self._registry)
+
+
+def _known(accept: str) -> str:
+    """Of an Accept header what names no version, or a sane one: the library fails at others, or repeats them."""
+    return ",".join(kind for kind in accept.split(",") if all(map(_is_known, kind.split(";"))))
+
+
+def _is_known(parameter: str) -> bool:
+    name, _, value = parameter.strip().partition("=")
+    return name != "version" or _VERSION.fullmatch(value) is not None
 
 
 class _Queue(Collector):
