@@ -10,6 +10,7 @@ import signal
 import stat
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,13 +20,16 @@ from typing import Any, BinaryIO, TypeVar
 import pytest
 from tests.living import CHAIN, living
 
-from script_runner.adapters.process import PR_SET_CHILD_SUBREAPER, LocalExecutor
+from script_runner.adapters.process import MAX_DISCARDED, PR_SET_CHILD_SUBREAPER, LocalExecutor
 from script_runner.errors import Code, Error
 from script_runner.ports import Command, Executor, Exit, Process
 
 T = TypeVar("T")
 
 EXECUTORS: Mapping[str, Callable[[], Executor]] = {"local": LocalExecutor}
+
+MOST_CONCURRENT = 1_000
+"""The largest SCRIPT_RUNNER_CONCURRENCY."""
 
 A_LONG_TIME = 600.0
 """A grace that no test waits for."""
@@ -685,6 +689,32 @@ def test_discarded_folders_go(bench: Bench) -> None:
     bench.use(scenario)
 
     assert not [folder for folder in folders if folder.exists()]
+
+
+def test_a_full_worker_has_room_for_folders_that_still_go(tmp_path: Path) -> None:
+    """As many scripts as a worker may run can start while earlier folders wait for a removal that is slow."""
+    running = [tmp_path / f"running-{number}" for number in range(MOST_CONCURRENT)]
+    gone = [tmp_path / f"results-{number}" for number in range(4 * MAX_DISCARDED)]
+    is_fast_again = threading.Event()
+
+    async def scenario() -> None:
+        executor = LocalExecutor()
+        executor._sweeper.submit(is_fast_again.wait)
+        try:
+            for folder in running[1:]:
+                executor.watch(folder)
+            for folder in gone:
+                executor.watch(folder)
+                (folder / "out").mkdir(parents=True)
+                executor.discard(folder)
+            executor.watch(running[0])
+        finally:
+            is_fast_again.set()
+            await executor.close()
+
+    asyncio.run(scenario())
+
+    assert not [folder for folder in gone if folder.exists()]
 
 
 @pytest.mark.parametrize("step", ["posix_spawn", "pidfd_open"])

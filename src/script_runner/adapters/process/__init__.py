@@ -28,14 +28,14 @@ PIPE_BYTES: Final = 64 * 1024
 """What a pipe holds (pipe(7))."""
 
 SECONDS_TO_END: Final = 5.0
-MAX_RUNS: Final = 1_024
-"""How many scripts one executor can run at once."""
-
 STDERR: Final = 2
 
 SWEEP_SECONDS: Final = 0.05
 MAX_DISCARDED: Final = 64
 """How many folders wait for removal at most, and how many may be on their way before it holds up the worker."""
+
+MAX_RUNS: Final = 1_000 + 4 * MAX_DISCARDED
+"""How many runs one executor can note: the scripts of a worker at most, and folders that still wait to go."""
 
 
 class LocalExecutor:
