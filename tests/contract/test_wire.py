@@ -174,6 +174,52 @@ async def test_a_script_that_the_server_does_not_know(own_server: RedisServer) -
     await client.aclose()
 
 
+async def test_what_nobody_asked_for_is_nobodys_answer() -> None:
+    """A connection on which more is said than was asked is given up: the next caller would get that."""
+    is_said = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while said := await reader.read(4096):
+                is_first_get = b"GET" in said and not is_said.is_set()
+                writer.write(b"+mine\r\n" if b"GET" in said else b"+OK\r\n")
+                if is_first_get:
+                    await asked_for.wait()
+                    writer.write(b"+another's\r\n")
+                    is_said.set()
+        writer.transport.abort()
+        ended.set()
+
+    asked_for, ended = asyncio.Event(), asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, wire_to(f"redis://127.0.0.1:{port}") as wire:
+        assert await wire.call("GET", "1") == b"mine"
+        asked_for.set()
+        await is_said.wait()
+        async with asyncio.timeout(5):
+            await ended.wait()
+        ended.clear()
+
+        assert await wire.call("GET", "2") == b"mine"
+    await ended.wait()
+
+
+async def test_a_connection_that_comes_after_the_close_is_ended(own_server: RedisServer) -> None:
+    """A wire that is closed while it opens a connection does not keep it."""
+    async with wire_to(own_server.url) as wire:
+        own_server.pause()
+        opening = asyncio.ensure_future(wire.call("PING"))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(opening), PATIENCE_SECONDS / 10)
+        await wire.close()
+        own_server.resume()
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await opening
+
+        assert await connections(own_server) == 0
+
+
 async def test_no_connection_stays(own_server: RedisServer) -> None:
     """A closed wire leaves nothing open, and tells who still waits."""
     async with wire_to(own_server.url) as wire:

@@ -70,7 +70,11 @@ class Wire:
                     await self._line.close()
                 connection = self._pool.make_connection()
                 await connection.connect()
-                self._line = _Line(connection)
+                line = _Line(connection)
+                if self._is_closed:  # meanwhile
+                    await line.close()
+                    raise redis.exceptions.ConnectionError("the connection was closed")
+                self._line = line
             return self._line
 
 
@@ -155,7 +159,10 @@ class _Line(_Stream):
 
     def data_received(self, data: bytes) -> None:
         self._answers.feed(data)
-        while self._waiting and (answer := self._answers.gets()) is not False:
+        while (answer := self._answers.gets()) is not False:
+            if not self._waiting:  # what nobody asked for would be the next caller's answer
+                self._transport.abort()
+                return
             is_error = isinstance(answer, redis.exceptions.ResponseError)
             if is_error and _is_of_replica(str(answer)):  # a master no longer: there is another
                 self._transport.abort()
