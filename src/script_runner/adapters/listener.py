@@ -37,7 +37,7 @@ class Listener:
 
     def __init__(self, pages: Mapping[str, Page]) -> None:
         self._pages = pages
-        self._open: set[asyncio.StreamWriter] = set()
+        self._open: dict[asyncio.StreamWriter, None] = {}
         self._server: asyncio.Server
 
     async def start(self, host: str, port: int) -> int:
@@ -52,10 +52,10 @@ class Listener:
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            return
-        self._open.add(writer)
+        if len(self._open) >= MAX_CONNECTIONS:  # the oldest goes: who asks at once is answered, whoever is silent
+            self._open.pop(oldest := next(iter(self._open)))
+            oldest.transport.abort()
+        self._open[writer] = None
         try:
             async with asyncio.timeout(SECONDS_IN_ALL):
                 writer.write(await self._response(reader))
@@ -65,7 +65,7 @@ class Listener:
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass  # who says nothing is told nothing
         finally:
-            self._open.discard(writer)
+            self._open.pop(writer, None)
             writer.transport.abort()
 
     async def _response(self, reader: asyncio.StreamReader) -> bytes:
