@@ -327,6 +327,10 @@ def test_waiters_that_went_away_are_forgotten(server: Server) -> None:
         caller.close()
 
     until(lambda: waiting(server) == 0)
+    gone = re.compile(
+        r'^script_runner_requests_total\{method="GET",route="/task/\{id\}",status="499"\} [2-9]\d', re.MULTILINE
+    )
+    until(lambda: gone.search(server.http.get("/metrics").text) is not None)
     go(server, "leak")
 
 

@@ -28,7 +28,7 @@ from script_runner.task import Artifact, State, Task
 from script_runner.web import documents, openapi, problems
 from script_runner.web.cors import Cors
 from script_runner.web.events import HEADERS, MEDIA_TYPE, EventStream
-from script_runner.web.watched import ORIGIN, ROUTE, Watched
+from script_runner.web.watched import CALLER_HAS_GONE, ORIGIN, ROUTE, Watched
 
 ONE_PIECE_BYTES = 256 * 1024
 """A document up to this size is sent in one piece, with its length."""
@@ -205,7 +205,9 @@ class _Api:
             return await self._document(await self._service.get(identity, task_id), attachments)
         seconds = min(wait, self._options.max_wait_seconds)
         task = await _while_there(request, self._service.get(identity, task_id, wait_seconds=seconds))
-        return await self._document(task, attachments, headers) if task else Response()
+        if task is None:
+            return Response(status_code=CALLER_HAS_GONE)
+        return await self._document(task, attachments, headers)
 
     async def list(self, request: HttpRequest, identity: Identity) -> Response:
         page = await self._service.list(
