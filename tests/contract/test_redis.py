@@ -580,6 +580,7 @@ async def test_sentinel_away(redis_binary_path: str, own_server: RedisServer) ->
         "unix:///run/redis.sock?db=1",
         "redis+sentinel://one,two:26380/mymaster",
         "rediss+sentinel://user:word@one:26379/mymaster/2",
+        "rediss+sentinel://one/mymaster?ssl_cert_reqs=none",
     ],
 )
 def test_good_url(url: str) -> None:
@@ -601,6 +602,8 @@ def test_good_url(url: str) -> None:
         "redis+sentinel://one,,two/mymaster",
         "redis+sentinel://one:port/mymaster",
         "redis+sentinel://one/mymaster/zero",
+        "redis+sentinel://one/mymaster?no_such_option=1",
+        "redis+sentinel://one/mymaster?socket_timeout=5",
     ],
 )
 def test_bad_url(url: str) -> None:

@@ -809,8 +809,7 @@ def _sentinel(url: str) -> _Sentinel | None:
 def check_url(url: str) -> None:
     """Raise Error(INVALID_CONFIG) if this is no URL of a Redis, without asking it."""
     try:
-        if not _sentinel(url):
-            redis.ConnectionPool.from_url(url).make_connection()
+        _connect_blocking(url).connection_pool.make_connection()
     except (TypeError, ValueError):  # for an unknown option or a bad value; the library's words may hold secrets
         message = (
             "The Redis URL cannot be used: expected redis://, rediss://, unix:// or redis+sentinel://, "
