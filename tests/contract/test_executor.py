@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 import pytest
 from tests.living import CHAIN, living
 
-from script_runner.adapters.process import MAX_DISCARDED, PR_SET_CHILD_SUBREAPER, LocalExecutor
+from script_runner.adapters.process import MAX_DISCARDED, PR_SET_CHILD_SUBREAPER, SWEEP_SECONDS, LocalExecutor
 from script_runner.errors import Code, Error
 from script_runner.ports import Command, Executor, Exit, Process
 
@@ -689,6 +689,27 @@ def test_discarded_folders_go(bench: Bench) -> None:
     bench.use(scenario)
 
     assert not [folder for folder in folders if folder.exists()]
+
+
+def test_after_the_close_nothing_is_swept(bench: Bench) -> None:
+    """The removal that was due after the close, which has done it, fails nobody."""
+    failures: list[object] = []
+    folder = bench.parent / "results-1"
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failures.append(context))
+        due = asyncio.Event()
+        async with opened(bench.make) as executor:
+            executor.watch(folder)
+            (folder / "out").mkdir(parents=True)
+            executor.discard(folder)
+            loop.call_later(2 * SWEEP_SECONDS, due.set)
+        await due.wait()
+
+    asyncio.run(scenario())
+
+    assert (failures, folder.exists()) == ([], False)
 
 
 def test_a_full_worker_has_room_for_folders_that_still_go(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ class LocalExecutor:
             self._sweep()
 
     def _sweep(self) -> None:
+        if not self._discarded:  # they went before it was time, as all do when this is closed
+            return
         folders, self._discarded = self._discarded, []
         if len(self._sweeping) < MAX_DISCARDED:
             self._sweeping.update(folders)
