@@ -28,6 +28,7 @@ from script_runner import __version__, command, inputs, journal
 from script_runner.adapters.ecs import EcsShelter
 from script_runner.adapters.listener import Answer, Listener, Page
 from script_runner.adapters.redis import RedisChanges, RedisLease, RedisLogs, RedisTasks, check_url
+from script_runner.adapters.redis.examination import why
 from script_runner.adapters.store import FileArtifacts
 from script_runner.adapters.valkey import EmbeddedServer
 from script_runner.adapters.watched import WatchedArtifacts
@@ -355,7 +356,7 @@ async def serve(
         server = _server(application(service, auth, options, traces=recorded))
         tend_seconds = min(TEND_SECONDS, settings.lease_seconds / 5)
         chores = [
-            asyncio.create_task(_report_dangers(parts.tasks)),
+            asyncio.create_task(_report_dangers(parts.tasks, settings)),
             asyncio.create_task(_report_store(parts.artifacts)),
             asyncio.create_task(_report_figures(service.lookout, settings.report_seconds)),
             asyncio.create_task(_tend(parts, spec, watch, pause_seconds=tend_seconds)),
@@ -431,9 +432,19 @@ async def _tend(parts: Parts, spec: Spec, watch: Watch, *, pause_seconds: float)
         await asyncio.sleep(pause_seconds)
 
 
-async def _report_dangers(tasks: RedisTasks) -> None:
+async def _report_dangers(tasks: RedisTasks, settings: Settings) -> None:
     """Say once what about the store endangers tasks; before that, why it cannot be asked."""
-    for danger in await _asked(tasks.check):
+    url = required_redis_url(settings)
+
+    async def check() -> Sequence[str]:
+        try:
+            return await tasks.check()
+        except Error as error:
+            if error.code is Code.UNAVAILABLE and (reason := why(error, url)):
+                raise Error(error.code, f"The task store (Redis) is away. {reason}") from error
+            raise
+
+    for danger in await _asked(check):
         _log.warning(danger)
 
 
@@ -626,7 +637,7 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
         )
         _log.info("worker %s runs up to %d script(s) at once", terms.name, terms.concurrency)
         reports = [
-            asyncio.create_task(_report_dangers(parts.tasks)),
+            asyncio.create_task(_report_dangers(parts.tasks, settings)),
             asyncio.create_task(_report_store(parts.artifacts)),
         ]
         shelter = _shelter(settings)

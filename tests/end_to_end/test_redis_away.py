@@ -196,6 +196,21 @@ def test_a_wrong_password_is_said_by_server_and_worker(redis_binary_path: str, t
             assert "wrong" not in program.output
 
 
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("redis://127.0.0.1:1", "Nothing listens at the address of Redis"),
+        ("redis://redis.invalid", "The host name of Redis is not known here"),
+        ("unix:///no/socket", "The socket of Redis is not there"),
+    ],
+)
+def test_a_wrong_address_is_explained_by_server_and_worker(tmp_path: Path, url: str, sentence: str) -> None:
+    """Who starts them reads in the log what is wrong with the address, not only that nobody answers."""
+    with Site(tmp_path, shell_config(), SCRIPT_RUNNER_REDIS_URL=url) as site:
+        for program in (site.serve(), site.worker()):
+            program.wait_for_output(f"The task store (Redis) is away. {sentence}")
+
+
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_a_password_may_stand_apart_from_the_url(redis_binary_path: str, tmp_path: Path, kind: str) -> None:
     """Server and worker take the password from its own variable, and the script is not given it."""

@@ -301,7 +301,7 @@ class RedisTasks:
             try:
                 return _dangers(await self._client.info())
             except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-                message = "Redis refuses the name or password in its URL, or lacks permissions for them."
+                message = "Redis refuses the name or password, or their user lacks permissions."
                 raise Error(Code.INVALID_CONFIG, message) from error
             except redis.exceptions.ConnectionError as error:
                 if isinstance(cause := error.__cause__ or error.__context__, ssl.SSLCertVerificationError):

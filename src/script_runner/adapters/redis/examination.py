@@ -79,12 +79,16 @@ def _told_why(url: str) -> Iterator[None]:
     try:
         yield
     except (redis.exceptions.RedisError, OSError) as error:
-        causes: list[BaseException] = [error]
-        while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
-            causes.append(cause)
-        sentence = next((told for cause in causes[::-1] if (told := _why(cause, url))), None)
         unforeseen = f"Redis cannot be asked ({type(error).__name__}); look at its log and at the URL."
-        raise Error(Code.UNAVAILABLE, sentence or unforeseen) from None
+        raise Error(Code.UNAVAILABLE, why(error, url) or unforeseen) from None
+
+
+def why(error: BaseException, url: str) -> str | None:
+    """Why a server is not to be had and what to do, by an error or what caused it; None if that is not known."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    return next((told for cause in causes[::-1] if (told := _why(cause, url))), None)
 
 
 def _why(error: BaseException, url: str) -> str | None:
