@@ -13,11 +13,14 @@ from script_runner.adapters.redis.examination import examine
 from script_runner.command import names
 from script_runner.config import Settings, default_data_folder, script_environment
 from script_runner.doctor import Finding, Space, Verdict
-from script_runner.errors import Error
+from script_runner.errors import Code, Error
 from script_runner.spec import Spec
 
 SCRIPT_ENDINGS = (".py", ".R", ".r", ".sh", ".pl", ".rb", ".js", ".jl", ".m", ".sas", ".do")
 """What a file that somebody wrote is called, in contrast to an argument that only looks like a file."""
+
+STORE_SETTINGS = "look at SCRIPT_RUNNER_STORE and its credentials; script-runner does not start with these"
+STORE_ACCESS = "let servers and workers reach it, and write, read and remove there"
 
 
 def diagnosis(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
@@ -111,7 +114,8 @@ def _probed(settings: Settings) -> Finding:
     try:
         asyncio.run(wiring.probe_store(settings))
     except Error as error:
-        return doctor.wrong("store", error.message, "let servers and workers write, read and remove there")
+        advice = STORE_SETTINGS if error.code is Code.INVALID_CONFIG else STORE_ACCESS
+        return doctor.wrong("store", error.message, advice)
     return doctor.ok("store", "a file was written, read back and removed")
 
 

@@ -12,7 +12,7 @@ from tests.end_to_end.processes import Site, shell_config
 from tests.servers import RedisServer, free_port
 
 from script_runner.config import read_settings
-from script_runner.diagnosis import diagnosis
+from script_runner.diagnosis import STORE_ACCESS, STORE_SETTINGS, diagnosis
 from script_runner.doctor import Finding, Verdict
 
 
@@ -127,7 +127,18 @@ def test_store_without_rights(tmp_path: Path):
     """A store that takes nothing is wrong; its error says why."""
     (tmp_path / "store").write_text("a file where the folder should be")
 
-    assert findings(tmp_path)["store"].verdict is Verdict.WRONG
+    found = findings(tmp_path)["store"]
+
+    assert (found.verdict, found.advice) == (Verdict.WRONG, STORE_ACCESS)
+    assert "artifact store cannot" in found.sentence
+
+
+@pytest.mark.parametrize("url", ["ftp://somewhere", "s3://Not_A_Bucket", "s3://bucket?no-such-option=1"])
+def test_store_that_cannot_be(tmp_path: Path, url: str):
+    """A URL or setting with which nothing starts is not taken for a lack of rights."""
+    found = findings(tmp_path, SCRIPT_RUNNER_STORE=url)["store"]
+
+    assert (found.verdict, found.advice) == (Verdict.WRONG, STORE_SETTINGS)
 
 
 @pytest.mark.parametrize(
