@@ -16,9 +16,6 @@ from script_runner.doctor import Finding, Space, Verdict
 from script_runner.errors import Code, Error
 from script_runner.spec import Spec
 
-SCRIPT_ENDINGS = (".py", ".R", ".r", ".sh", ".pl", ".rb", ".js", ".jl", ".m", ".sas", ".do")
-"""What a file that somebody wrote is called, in contrast to an argument that only looks like a file."""
-
 STORE_SETTINGS = "look at SCRIPT_RUNNER_STORE and its credentials; script-runner does not start with these"
 STORE_ACCESS = "let servers and workers reach it, and write, read and remove there"
 
@@ -63,9 +60,11 @@ def _examined_config(settings: Settings, environment: Mapping[str, str]) -> tupl
 
 
 def _missing_files(spec: Spec) -> list[str]:
-    """Fixed arguments that look like a script of its own, and name no file."""
+    """Further fixed arguments that look like a script of its own, and name no file."""
     words = [part.templates[0].source for part in spec.command[1:] if not part.is_group and not names([part])]
-    return [word for word in words if Path(word).suffix in SCRIPT_ENDINGS and not Path(word).exists()]
+    known = wiring.missing_script(spec)
+    endings = wiring.SCRIPT_ENDINGS
+    return [word for word in words if word != known and Path(word).suffix in endings and not Path(word).exists()]
 
 
 def _examined_auth(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:

@@ -55,6 +55,10 @@ PORTS_TO_TRY = 50
 DESCRIPTORS_OF_WORKER = 40
 DESCRIPTORS_OF_RUN = 10
 SHELLS = ("sh", "bash", "dash", "ksh", "zsh")
+INTERPRETER = re.compile(r"(python|ruby|perl)[0-9.]*|Rscript|node|julia|" + "|".join(SHELLS))
+SCRIPT_ENDINGS = (".py", ".R", ".r", ".sh", ".pl", ".rb", ".js", ".jl", ".m", ".sas", ".do")
+"""What a file that somebody wrote is called, in contrast to an argument that only looks like a file."""
+
 TEND_SECONDS = 1.0
 SECONDS_TO_CLOSE = 5
 """How long answers that are being sent may take when the server stops."""
@@ -79,10 +83,26 @@ def cautions(spec: Spec) -> list[str]:
     found = []
     if not program.names and shutil.which(program.source) is None:
         found.append(f"command[0]: the program {program.source!r} is not found on this machine")
+    if (script := missing_script(spec)) is not None:
+        found.append(f"command: the script {script!r} is not in {Path.cwd()}")
     found += [f"command[{number}]: {problem}" for number, problem in _shell_code(spec)]
     if spec.command_rundir_base is not None and not Path(spec.command_rundir_base).is_dir():
         found.append(f"command_rundir_base: the folder {spec.command_rundir_base!r} is not there")
     return found
+
+
+def missing_script(spec: Spec) -> str | None:
+    """The file that an interpreter is to run, if it is not there; None where it is, or cannot be told."""
+    if not INTERPRETER.fullmatch(Path(spec.command[0].templates[0].source).name):
+        return None
+    for part in spec.command[1:]:
+        word = part.templates[0].source
+        if part.is_group or command.names([part]) or re.fullmatch("-[a-zA-Z]*[cem]", word):
+            return None
+        if not word.startswith("-"):
+            is_missing = Path(word).suffix in SCRIPT_ENDINGS and not Path(word).exists()
+            return word if is_missing else None
+    return None
 
 
 def _shell_code(spec: Spec) -> Iterator[tuple[int, str]]:

@@ -266,7 +266,7 @@ def examine(bench: Workbench, findings: Findings, redis: RedisServer, password: 
     """Everything that the documentation says of the image."""
     empty = bench.tried("podman", "run", "--rm", *CONFINED, IMAGE)
     assert (empty.returncode, "config.json cannot be read" in empty.stderr) == (2, True), empty.stderr
-    findings.note("without a script in it: exit code 2, and how to name a configuration")
+    findings.note("without a configuration in it: exit code 2, and how to name one")
     app = bench.folder / "waits"
     app.mkdir()
     (app / "config.json").write_text(json.dumps(WAITS_CONFIG))

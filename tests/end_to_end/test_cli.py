@@ -90,6 +90,7 @@ def test_a_wrong_command_line_is_exit_code_2(site: Site, words: tuple[str, ...])
 def checked(tmp_path: Path) -> Iterator[Site]:
     """A site with a configuration to check; nothing is started in it."""
     with Site(tmp_path, CHECKED) as site:
+        (site.config.parent / "run.sh").touch()
         yield site
         assert not site.processes()
 
@@ -100,6 +101,26 @@ def test_check_of_a_good_file_says_so(checked: Site) -> None:
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "config.json is well.\n", "")
     assert json.loads(as_json.stdout) == {"config": "config.json", "ok": True, "problems": [], "cautions": []}
+
+
+@pytest.mark.parametrize("words", [["sh", "there.sh"], ["sh", "-c", "no.sh"], ["sh", "$CITY"], ["env", "no.sh"]])
+def test_check_takes_no_other_word_for_a_missing_script(checked: Site, words: list[str]) -> None:
+    """A script that is there, code, an input, the argument of a program that is no interpreter: all is well."""
+    (checked.config.parent / "there.sh").touch()
+    checked.config.write_text(json.dumps({**CHECKED, "command": words}))
+
+    assert checked.run("check").returncode == 0
+
+
+@pytest.mark.parametrize("words", [["sh", "no.sh", "$CITY"], ["python3", "-u", "no.py"]])
+def test_check_misses_the_script(checked: Site, words: list[str]) -> None:
+    """Where the file that the interpreter is to run is not there, as in an image without it: exit code 2."""
+    checked.config.write_text(json.dumps({**CHECKED, "command": words}))
+
+    done = checked.run("check")
+
+    assert done.returncode == 2
+    assert "command: the script 'no." in done.stderr
 
 
 def test_check_lists_all_mistakes_at_once(checked: Site) -> None:

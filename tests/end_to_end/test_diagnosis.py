@@ -145,7 +145,8 @@ def test_store_that_cannot_be(tmp_path: Path, url: str):
     ("more", "check", "verdict"),
     [
         ({"command": ["no-such-program"]}, "program", Verdict.WRONG),
-        ({"command": ["sh", "analyse.R"]}, "program", Verdict.WARNING),
+        ({"command": ["sh", "analyse.sh"]}, "program", Verdict.WRONG),
+        ({"command": ["env", "sh", "analyse.R"]}, "program", Verdict.WARNING),
         ({"command_rundir_base": "/no/such/folder"}, "program", Verdict.WRONG),
         ({"tmeout_seconds": 5}, "configuration", Verdict.WRONG),
     ],
