@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 
 SCHEMA = Path(__file__).with_name("azurerm_schema.json")
-ADDRESS = "registry.terraform.io/hashicorp/azurerm"
+ADDRESS = "hashicorp/azurerm"
 
 _NESTING = {"single": 1, "list": 2, "set": 3}
 _EMPTY = b""
