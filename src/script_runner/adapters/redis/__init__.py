@@ -855,10 +855,10 @@ def _dangers(info: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def _answering(watch: Watch, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
+async def _answering(watch: Watch) -> AsyncIterator[None]:
     """Raise Error(UNAVAILABLE) when the store does not answer in time, and tell those who watch."""
     with _explained(watch):
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(ANSWER_SECONDS):
             yield
 
 
