@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -208,8 +210,8 @@ class Proxy:
         """The beginning of everything that clients sent at a time, in order."""
         self._word = b""
         self._losses = 0
-        self._cuts_of_answers, self._bytes_of_answer = 0, 0
-        self._cuts_of_requests, self._bytes_of_request = 0, 0
+        self._cuts_of_answers: deque[int] = deque()
+        self._cuts_of_requests: deque[int] = deque()
         self._open: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
 
@@ -225,17 +227,17 @@ class Proxy:
         """Lose the next answers to requests with ``word`` in them, and with each the connection."""
         self._word, self._losses = word, times
 
-    def cut_answers(self, *, after_bytes: int, times: int) -> None:
-        """Cut the next connections that carry more answers than this, when they have carried so much."""
-        self._bytes_of_answer, self._cuts_of_answers = after_bytes, times
+    def cut_answers(self, after_bytes: int, *, times: int) -> None:
+        """Cut more connections that carry more answers than this, when they have carried so much."""
+        self._cuts_of_answers.extend([after_bytes] * times)
 
-    def cut_requests(self, *, after_bytes: int, times: int) -> None:
-        """Cut the next connections that carry more requests than this, when they have carried so much."""
-        self._bytes_of_request, self._cuts_of_requests = after_bytes, times
+    def cut_requests(self, after_bytes: int, *, times: int) -> None:
+        """Cut more connections that carry more requests than this, when they have carried so much."""
+        self._cuts_of_requests.extend([after_bytes] * times)
 
     @property
     def cuts_left(self) -> int:
-        return self._cuts_of_answers + self._cuts_of_requests
+        return len(self._cuts_of_answers) + len(self._cuts_of_requests)
 
     def __enter__(self) -> Self:
         self._run(self._accept)
@@ -274,8 +276,8 @@ class Proxy:
             while data := client.recv(1 << 16):
                 self.heads.append(data[:2048])
                 carried += len(data)
-                if self._cuts_of_requests and carried > self._bytes_of_request:
-                    self._cuts_of_requests -= 1
+                if self._cuts_of_requests and carried > self._cuts_of_requests[0]:
+                    self._cuts_of_requests.popleft()
                     break
                 if self._losses and self._word in data:
                     self._losses -= 1
@@ -288,8 +290,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while (data := server.recv(1 << 16)) and not is_lost.is_set():
                 carried += len(data)
-                if self._cuts_of_answers and carried > self._bytes_of_answer:
-                    self._cuts_of_answers -= 1
+                if self._cuts_of_answers and carried > self._cuts_of_answers[0]:
+                    self._cuts_of_answers.popleft()
                     break
                 client.sendall(data)
         _hang_up(client)
@@ -311,10 +313,16 @@ async def until(is_so: Callable[[], Awaitable[bool]], *, seconds: float = 20) ->
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody listens on now, by chance and below those that the system gives out (ip(7)).
+
+    So neither a connection nor another run of tests beside this one is likely to take it before it is used.
+    """
+    while True:
+        port = random.randrange(10_000, 32_768)  # noqa: S311 - no secret
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+            return port
 
 
 def _flags(settings: Mapping[str, str]) -> Sequence[str]:

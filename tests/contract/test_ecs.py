@@ -182,7 +182,8 @@ async def _one_task(agent: Agent, folder: Path, wishes: list[bool] | None = None
     """The end of a task that a real worker with this agent ran; it stops when the wishes were told."""
     tasks = MemoryTasks()
     (folder / "store").mkdir()
-    spec = Spec.model_validate({"command": ["/bin/true"], "command_rundir": str(folder)})
+    wait_for_go = f"until [ -e {folder}/go ]; do sleep 0.01; done"
+    spec = Spec.model_validate({"command": ["sh", "-c", wait_for_go], "command_rundir": str(folder)})
     executor = LocalExecutor()
     store = FileArtifacts((folder / "store").as_uri())
     workshop = Workshop(spec, {"PATH": os.environ["PATH"]}, executor, store, MemoryLogs(tasks))
@@ -197,6 +198,8 @@ async def _one_task(agent: Agent, folder: Path, wishes: list[bool] | None = None
         task = await tasks.get("a")
         return bool(task and task.state.is_final)
 
+    await until_wishes(agent, [True])  # a script that is over sooner than this needs no shelter
+    (folder / "go").touch()
     await until(is_over)
     await until_wishes(agent, wishes or [True])
     drain.set()

@@ -78,7 +78,7 @@ def test_reading_goes_on_where_it_was_cut(emulator: Emulator, proxy: Proxy, cuts
     """However often a download is cut, it is asked for again from where it was, and is whole."""
     artifacts, key, data = opened(emulator.access(port=proxy.port)), new_key(), os.urandom(12 * MIB)
     asyncio.run(opened(emulator.access()).save(key, [data]))
-    proxy.cut_answers(after_bytes=MIB, times=cuts)
+    proxy.cut_answers(MIB, times=cuts)
 
     assert asyncio.run(whole(artifacts, key, start=100)) == data[100:]
     assert proxy.cuts_left == 0
@@ -93,7 +93,7 @@ def test_reading_never_mixes_two_files(emulator: Emulator, proxy: Proxy) -> None
     direct, artifacts = opened(emulator.access()), opened(emulator.access(port=proxy.port))
     key, first, second = new_key(), b"a" * (12 * MIB), b"b" * (12 * MIB)
     asyncio.run(direct.save(key, [first]))
-    proxy.cut_answers(after_bytes=2 * MIB, times=50)
+    proxy.cut_answers(2 * MIB, times=50)
 
     seen: set[bytes] = set()
 
@@ -113,23 +113,18 @@ def test_reading_ends_when_nothing_comes_any_more(emulator: Emulator, proxy: Pro
     """A download that gets no further is given up, and not tried for ever."""
     artifacts, key = opened(emulator.access(port=proxy.port)), new_key()
     asyncio.run(opened(emulator.access()).save(key, [os.urandom(4 * MIB)]))
-
-    async def read() -> int:
-        size = 0
-        async for piece in artifacts.read(key):
-            size += len(piece)
-            proxy.cut_answers(after_bytes=0, times=1_000)
-        return size
+    proxy.cut_answers(MIB, times=1)
+    proxy.cut_answers(0, times=1_000)
 
     with pytest.raises(Error, match="cannot be read") as caught:
-        asyncio.run(read())
+        asyncio.run(whole(artifacts, key))
     assert caught.value.code is Code.UNAVAILABLE
 
 
 def test_an_upload_that_is_cut_is_whole(emulator: Emulator, proxy: Proxy) -> None:
     """A part whose connection is cut is sent again."""
     artifacts, key, data = opened(emulator.access(port=proxy.port)), new_key(), os.urandom(20 * MIB)
-    proxy.cut_requests(after_bytes=2 * MIB, times=2)
+    proxy.cut_requests(2 * MIB, times=2)
     saved = asyncio.run(artifacts.save(key, [data]))
 
     assert proxy.cuts_left == 0
