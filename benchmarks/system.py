@@ -322,7 +322,7 @@ def _name(pid: int) -> str:
         return "Redis"
     if any(word.endswith(b"guardian.py") for word in words):
         return "guardian"
-    return "worker" if b"worker" in words else "server"
+    return "worker" if Path(f"/proc/{pid}/comm").read_text() == "runner-worker\n" else "server"
 
 
 def _rollup_mb(pid: int, field: str) -> float:

@@ -27,9 +27,11 @@ from script_runner.config import (
 from script_runner.diagnosis import diagnosis
 from script_runner.doctor import worst
 from script_runner.errors import Code, Error
+from script_runner.fork import be_called, fork
 
 if TYPE_CHECKING:
     from script_runner.client import Client, TaskEvent
+    from script_runner.spec import Spec
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -66,16 +68,21 @@ exit codes: 0 well, 1 the task failed or something unforeseen, 2 wrong input or 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     options = _parser().parse_args(arguments)
+    sys.exit(_code_of(lambda: options.run(options)))
+
+
+def _code_of(run: Callable[[], int]) -> int:
+    """The exit code of what is run, or that of its error, which is said."""
     try:
-        sys.exit(options.run(options))
+        return run()
     except Error as error:
         _say_error(error)
-        sys.exit(EXIT_CODES.get(error.code, 1))
+        return EXIT_CODES.get(error.code, 1)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as with | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 0
 
 
 # The words
@@ -306,11 +313,15 @@ def _up(options: argparse.Namespace) -> int:
     wiring.require_stores(settings)
     listener = wiring.listen(settings)
 
+    def worker() -> int:
+        listener.close()
+        if embedded:
+            embedded.leave()
+        own = wiring.settings_of_worker(settings)
+        return _code_of(lambda: _work(own, spec, until_input_ends=True))
+
     async def all_in_one(stop: asyncio.Event, hurry: asyncio.Event) -> None:
-        url = wiring.url_of(listener)
-        _say(f"script-runner {__version__} serves {settings.config} at {url} (documentation: {url}/docs)")
-        _say("Ctrl-C stops it; once more stops running scripts too.")
-        helpers = [asyncio.create_task(wiring.keep_worker(settings, stop=stop, hurry=hurry))]
+        helpers = [asyncio.create_task(wiring.keep_worker(settings, first, stop=stop, hurry=hurry))]
         if embedded:
             helpers.append(asyncio.create_task(wiring.keep_embedded(embedded, stop=stop)))
         try:
@@ -323,6 +334,10 @@ def _up(options: argparse.Namespace) -> int:
     try:
         if embedded:
             embedded.start()
+        url = wiring.url_of(listener)
+        _say(f"script-runner {__version__} serves {settings.config} at {url} (documentation: {url}/docs)")
+        _say("Ctrl-C stops it; once more stops running scripts too.")
+        first = fork(worker)
         _run(all_in_one, fast=True)
     finally:
         if embedded:
@@ -331,6 +346,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    be_called("runner-server")
     settings = _settings(options)
     wiring.start_logging(settings)
     _report_without_effect()
@@ -352,11 +368,15 @@ def _worker(options: argparse.Namespace) -> int:
     wiring.start_logging(settings)
     if not options.until_input_ends:  # else the process above has said so
         _report_without_effect()
-    spec = wiring.load(settings)
+    return _work(settings, wiring.load(settings), until_input_ends=options.until_input_ends)
+
+
+def _work(settings: Settings, spec: "Spec", *, until_input_ends: bool) -> int:
+    be_called("runner-worker")
     wiring.require_stores(settings)
 
     async def worker(drain: asyncio.Event, hurry: asyncio.Event) -> None:
-        if options.until_input_ends:
+        if until_input_ends:
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), lambda: _end_of_input(drain))
         await wiring.work(settings, spec, drain=drain, hurry=hurry)
 

@@ -1,6 +1,5 @@
 """Reads the configuration file and the environment; refuses all mistakes at once, each with its place."""
 
-import difflib
 import fnmatch
 import json
 import os
@@ -9,7 +8,7 @@ import tomllib
 import typing
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -305,13 +304,20 @@ def _is_internal(step: str | int) -> bool:
     return isinstance(step, str) and step.startswith(("function-", "[key]"))
 
 
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known name that is most like this one, if one is like it at all."""
+    import difflib  # noqa: PLC0415 - 1 MB that only a mistake needs
+
+    return difflib.get_close_matches(name, known, n=1)
+
+
 def _shape_sentence(place: Place, detail: Any) -> str:
     kind, came = detail["type"], _shown(detail["input"])
     if kind == "missing":
         return "required, but it is not there"
     if kind == "extra_forbidden":
         known = _known_keys(place[:-1])
-        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        near = _nearest(str(place[-1]), known)
         return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are {', '.join(known)}"
     if kind == "value_error":
         return f"got {came}, expected {detail['ctx']['error']}"
@@ -394,7 +400,7 @@ def _command_problems(raw: dict[str, Any], inputs: dict[str, dict[str, Any]]) ->
         for template in part.templates:
             for name in template.names:
                 if name not in known:
-                    near = difflib.get_close_matches(name, known, n=1)
+                    near = _nearest(name, known)
                     hint = f"; did you mean ${near[0]}?" if near else f"; defined are {', '.join(sorted(known))}"
                     yield Problem("config", here, f"nothing defines ${name}{hint}")
                 elif name in inputs:

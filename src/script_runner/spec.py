@@ -7,15 +7,15 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import jsonpath
-import re2
-from jsonpath.exceptions import JSONPathError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from script_runner.task import State
+
+if TYPE_CHECKING:
+    import jsonpath
 
 LEAST_PRIORITY, MOST_PRIORITY = -9, 9
 
@@ -132,6 +132,8 @@ class PathRegex(_Parsed):
 
     @classmethod
     def parse(cls, source: str) -> "PathRegex":
+        import re2  # noqa: PLC0415 - 1 MB that only these inputs need
+
         options = re2.Options()
         options.log_errors = False
         try:
@@ -155,10 +157,13 @@ class JsonPath(_Parsed):
     """A JSONPath (RFC 9535) without the two functions that need a backtracking regex engine."""
 
     source: str
-    compiled: jsonpath.JSONPath
+    compiled: "jsonpath.JSONPath"
 
     @classmethod
     def parse(cls, source: str) -> "JsonPath":
+        import jsonpath  # noqa: PLC0415 - 4 MB and 0.1 s that only these inputs need
+        from jsonpath.exceptions import JSONPathError  # noqa: PLC0415 - as above
+
         environment = jsonpath.JSONPathEnvironment(strict=True)
         for unsafe in ("match", "search"):
             del environment.function_extensions[unsafe]

@@ -34,6 +34,7 @@ from script_runner.adapters.valkey import EmbeddedServer
 from script_runner.adapters.watched import WatchedArtifacts
 from script_runner.config import Settings, default_data_folder, read_spec, script_environment
 from script_runner.errors import Code, Error, Problem
+from script_runner.fork import Child
 from script_runner.inputs import Request
 from script_runner.ports import (
     Artifacts,
@@ -738,10 +739,14 @@ async def keep_embedded(server: EmbeddedServer, *, stop: asyncio.Event) -> None:
             _log.error(error.message)
 
 
-async def keep_worker(settings: Settings, *, stop: asyncio.Event, hurry: asyncio.Event) -> None:
-    """Keep a worker process alive until ``stop``, then let it drain; ``hurry`` ends that at once."""
-    while not stop.is_set():
-        worker = await _start_worker(settings)
+async def keep_worker(settings: Settings, first: Child, *, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Keep a worker process alive until ``stop``, then let it drain; ``hurry`` ends that at once.
+
+    Only the first may be a copy of this process, which since then has threads (fork(2)).
+    """
+    worker: Child | asyncio.subprocess.Process | None = first
+    while worker or not stop.is_set():
+        worker = worker or await _start_worker(settings)
         await first_of(worker.wait(), stop.wait())
         for signal_again in (hurry.wait, worker.wait):
             if worker.returncode is None:
@@ -750,14 +755,15 @@ async def keep_worker(settings: Settings, *, stop: asyncio.Event, hurry: asyncio
         if not stop.is_set():
             _log.error("the worker ended with status %s and is started again", worker.returncode)
             await first_of(stop.wait(), asyncio.sleep(1.0))
+        worker = None
 
 
-def _next_address(settings: Settings) -> str:
-    """Where the worker of ``up`` is watched: one port further than the server; empty for nowhere."""
+def settings_of_worker(settings: Settings) -> Settings:
+    """Those of the worker of ``up``: it is watched one port further than the server."""
     if not settings.metrics or not settings.metrics_address:
-        return ""
+        return settings
     host, port = settings.metrics.rpartition(":")[0], settings.metrics_address[1]
-    return f"{host}:{port + 1 if port else 0}"
+    return settings.with_options(metrics=f"{host}:{port + 1 if port else 0}")
 
 
 async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
@@ -774,7 +780,7 @@ async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
         "SCRIPT_RUNNER_REDIS_REPLICAS": str(settings.redis_replicas),
         "SCRIPT_RUNNER_LOG_LEVEL": settings.log_level,
         "SCRIPT_RUNNER_LOG_FORMAT": settings.log_format,
-        "SCRIPT_RUNNER_METRICS": _next_address(settings),
+        "SCRIPT_RUNNER_METRICS": settings_of_worker(settings).metrics or "",
     }
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "script_runner", "worker", "--until-input-ends"),

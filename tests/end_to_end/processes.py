@@ -263,8 +263,8 @@ class Site:
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def processes(self, **marks: str) -> dict[int, str]:
-        """The living processes of this site, their command lines by pid; those only whose environment has all
-        of ``marks``, such as ``TASK_ID``.
+        """The living processes of this site, their names and command lines by pid; those only whose environment
+        has all of ``marks``, such as ``TASK_ID``.
         """
         own = f"E2E_MARK={self._mark}".encode()
         wanted = {f"{name}={value}".encode() for name, value in marks.items()}
@@ -341,5 +341,6 @@ def _processes() -> Iterator[_Process]:
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 environment = set((folder / "environ").read_bytes().split(b"\0"))
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                name, words = (folder / "comm").read_bytes(), (folder / "cmdline").read_bytes()
+                command = (name.strip() + b" " + words.replace(b"\0", b" ")).decode(errors="replace")
                 yield _Process(int(folder.name), command, (folder / "cwd").readlink(), environment)

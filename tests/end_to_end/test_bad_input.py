@@ -44,7 +44,7 @@ def server(site: Site, server_and_worker: tuple[Server, list[int]]) -> Iterator[
 
 
 def _workers(site: Site) -> list[int]:
-    return [pid for pid, command in site.processes().items() if "worker --until-input-ends" in command]
+    return [pid for pid, command in site.processes().items() if "runner-worker" in command]
 
 
 def _scripts(site: Site) -> list[str]:

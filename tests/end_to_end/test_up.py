@@ -241,7 +241,7 @@ def test_a_killed_worker_is_started_again(site: Site) -> None:
     server.wait_for_state(running, "running")
     waiting = server.submit("true")
 
-    os.kill(pid_of(site, "worker --until-input-ends"), signal.SIGKILL)
+    os.kill(pid_of(site, "runner-worker"), signal.SIGKILL)
 
     assert server.finished(waiting)["state"] == "succeeded"
     assert server.finished(running)["state"] == "lost"
@@ -264,7 +264,7 @@ def test_a_worker_that_cannot_start_does_not_stop_the_server(site: Site) -> None
     """Even when its worker dies again and again, up goes on to answer and Ctrl-C ends it."""
     server = started(site)
     site.config.write_text("{")
-    os.kill(pid_of(site, "worker --until-input-ends"), signal.SIGKILL)
+    os.kill(pid_of(site, "runner-worker"), signal.SIGKILL)
     server.wait_for_output("is started again", times=2)
 
     assert server.http.get("/health").status_code == 200

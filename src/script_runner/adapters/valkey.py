@@ -78,6 +78,10 @@ class EmbeddedServer:
             time.sleep(0.005)
         self._lock.close()
 
+    def leave(self) -> None:
+        """In a copy of this process: the folder and its lock stay with the original alone."""
+        self._lock.close()
+
     def _options(self) -> list[str]:
         options = {
             "port": "0",

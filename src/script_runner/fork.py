@@ -1,0 +1,81 @@
+"""A child that is a copy of this process, fork(2): it shares all that is loaded by then, and need not load it."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+
+class Child:
+    """A forked child, to be waited for and stopped as one of asyncio."""
+
+    def __init__(self, pid: int, line: socket.socket) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._line = line
+        self._end: asyncio.Future[None] | None = None
+
+    async def wait(self) -> int | None:
+        """Return when it has ended: its exit code, or less than 0, the signal that killed it."""
+        if self._end is None:
+            loop = asyncio.get_running_loop()
+            self._end = loop.create_future()
+            loop.add_reader(self._line, self._bury, loop, self._end)
+        await asyncio.shield(self._end)
+        return self.returncode
+
+    def terminate(self) -> None:
+        """Ask it to stop (TERM)."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    def _bury(self, loop: asyncio.AbstractEventLoop, end: "asyncio.Future[None]") -> None:
+        loop.remove_reader(self._line)
+        self._line.close()
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        end.set_result(None)
+
+
+def fork(run: Callable[[], int]) -> Child:
+    """A child in a session of its own that runs this and exits with its code; its input ends when we are gone.
+
+    For a process of one thread, since the copy has only one.
+    """
+    ours, childs = socket.socketpair()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()  # or both would write what waits
+    gc.freeze()  # what is there stays: no sweep is to touch, and so to copy, what is shared
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        os.dup2(childs.fileno(), sys.stdin.fileno())
+        childs.close()
+        _become(run)
+    childs.close()
+    return Child(pid, ours)
+
+
+def be_called(name: str) -> None:
+    """Let this process be listed under a name, of which the kernel keeps 15 bytes (proc(5), comm); Linux only."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+
+
+def _become(run: Callable[[], int]) -> NoReturn:
+    """Do this and nothing else: whatever it raises must not end up in what the parent was about."""
+    code = 1
+    try:
+        os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which stops its child in order
+        code = run()
+    except BaseException:  # noqa: BLE001 - as above
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)

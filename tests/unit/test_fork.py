@@ -1,0 +1,70 @@
+"""The child that is a copy: its end is noticed and explained, it can be stopped, and it notices ours."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BEGIN = """
+import asyncio, os, signal, sys, uvloop
+from script_runner.fork import fork
+"""
+
+
+def printed(code: str) -> str:
+    """What a process of its own, which has but one thread, prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + code], capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("life", "end"),
+    [
+        ("lambda: 3", "3"),
+        ("lambda: os.kill(os.getpid(), signal.SIGKILL)", "-9"),
+        ("lambda: 1 / 0", "1"),
+        ("lambda: sys.exit(5)", "1"),
+    ],
+)
+def test_how_it_ended_is_told(loop: str, life: str, end: str) -> None:
+    """An exit code, a signal as a negative number; what it raises does not come back into the parent's life."""
+    assert printed(f"print({loop}.run(fork({life}).wait()))") == f"{end}\n"
+
+
+def test_it_is_waited_for_again_and_by_many() -> None:
+    """Each who waits is told, also when an earlier wait was given up."""
+    code = """
+async def waits(child):
+    first = asyncio.create_task(child.wait())
+    await asyncio.sleep(0)
+    first.cancel()
+    child.terminate()
+    return await asyncio.gather(child.wait(), child.wait()), await child.wait()
+print(asyncio.run(waits(fork(signal.pause))))
+"""
+    assert printed(code) == "([-15, -15], -15)\n"
+
+
+def test_its_input_ends_with_its_parent(tmp_path: Path) -> None:
+    """A parent that is killed is noticed by its child, which goes on in a session of its own."""
+    printed(
+        f"""
+def life():
+    assert os.read(0, 1) == b"" and os.getsid(0) == os.getpid()
+    open({str(tmp_path / "noticed")!r}, "w").close()
+    print("noticed")  # and only now our output has an end
+    return 0
+fork(life)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    assert (tmp_path / "noticed").exists()
+
+
+def test_what_waits_to_be_written_is_written_once() -> None:
+    """Output that stands in a buffer at the fork does not come from both."""
+    assert printed('print("once"); asyncio.run(fork(lambda: 0).wait())') == "once\n"
