@@ -224,6 +224,8 @@ def test_up_killed_alone_leaves_a_valkey_that_the_next_start_adopts(site: Site) 
     valkey = pid_of(site, "valkey-server")
 
     server.kill()
+    with socket.create_server(("127.0.0.1", server.http.base_url.port or 0)):
+        """Its worker, which still runs, does not hold its port."""
     again = site.up()
     (site.folder / "go").touch()
 
