@@ -7,22 +7,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from importlib import resources
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import RedirectResponse, Response, StreamingResponse
-from starlette.routing import Match, Route
-from starlette.types import ASGIApp
+from starlette.routing import Match, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from script_runner.errors import Code, Error, Problem
 from script_runner.follow import Place
 from script_runner.inputs import Request
-from script_runner.ports import STREAMS, AuthProvider, Identity, Label, Traces, Untraced
+from script_runner.ports import ANONYMOUS, STREAMS, AuthProvider, Identity, Label, Traces, Untraced
 from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE, Service, Wishes
 from script_runner.task import Artifact, State, Task
 from script_runner.web import documents, openapi, problems
@@ -75,45 +75,85 @@ def application(
     """The ASGI application. Every route but ``/health`` asks ``auth`` first."""
     api = _Api(service, options)
 
-    def guarded(path: str, method: str, handler: Handler) -> Route:
-        async def endpoint(request: HttpRequest) -> Response:
-            request.scope[ROUTE] = path
-            credentials = request.headers.getlist("authorization")
-            try:
-                identity = await auth.identify(credentials)
-                return await handler(request, identity)
-            except Error as error:
-                return problems.response(error, _challenge(error, credentials))
-
-        route = Route(path, endpoint, methods=[method])
-        route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)  # a newline may stand in path and name
-        return route
+    def route(path: str, method: str, handler: Handler, asks: AuthProvider = auth) -> Route:
+        found = Route(path, _Door(path, handler, asks), methods=[method])
+        found.path_regex = re.compile(found.path_regex.pattern, re.DOTALL)  # a newline may stand in path and name
+        return found
 
     routes = [
-        Route("/health", api.health, methods=["GET"]),
-        guarded("/", "GET", api.home),
-        guarded("/ready", "GET", api.ready),
-        guarded("/metrics", "GET", api.metrics),
-        guarded("/openapi.json", "GET", api.openapi),
-        guarded("/docs", "GET", api.docs),
-        guarded("/docs/{asset}", "GET", api.asset),
-        guarded("/task", "GET", api.list),
-        guarded("/task", "POST", api.submit),
-        guarded("/task/{id:uuid}/cancel", "POST", api.cancel),
-        guarded("/task/{path:path}", "POST", api.submit),
-        guarded("/task/{id}", "GET", api.get),
-        guarded("/task/{id}", "DELETE", api.remove),
-        guarded("/task/{id}/results", "GET", api.results),
-        guarded("/task/{id}/attachments/{name:path}", "GET", api.attachment),
-        guarded("/task/{id}/logs", "GET", api.logs),
-        guarded("/task/{id}/events", "GET", api.events),
-        guarded("/script", "POST", api.submit_script),
-        guarded("/script/{path:path}", "POST", api.submit_script),
-        guarded("/script/{id}", "GET", api.get),
+        route("/health", "GET", api.health, _Anyone()),
+        route("/", "GET", api.home),
+        route("/ready", "GET", api.ready),
+        route("/metrics", "GET", api.metrics),
+        route("/openapi.json", "GET", api.openapi),
+        route("/docs", "GET", api.docs),
+        route("/docs/{asset}", "GET", api.asset),
+        route("/task", "GET", api.list),
+        route("/task", "POST", api.submit),
+        route("/task/{id:uuid}/cancel", "POST", api.cancel),
+        route("/task/{path:path}", "POST", api.submit),
+        route("/task/{id}", "GET", api.get),
+        route("/task/{id}", "DELETE", api.remove),
+        route("/task/{id}/results", "GET", api.results),
+        route("/task/{id}/attachments/{name:path}", "GET", api.attachment),
+        route("/task/{id}/logs", "GET", api.logs),
+        route("/task/{id}/events", "GET", api.events),
+        route("/script", "POST", api.submit_script),
+        route("/script/{path:path}", "POST", api.submit_script),
+        route("/script/{id}", "GET", api.get),
     ]
-    starlette = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem, Exception: _unforeseen})
-    starlette.router.redirect_slashes = False
-    return Watched(Cors(starlette, options.cors_origins), service.watch, traces or Untraced())
+    return Watched(_Site(routes), Cors(options.cors_origins), service.watch, traces or Untraced())
+
+
+class _Site:
+    """The routes; what Starlette has besides would stand on every request's way, and we need none of it."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = routes
+        self._router = Router(routes, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # or the router would answer by itself what it refuses
+        try:
+            await self._router.app(scope, receive, send)
+        except HTTPException as error:
+            await self._refusal(scope, error)(scope, receive, send)
+
+    def _refusal(self, scope: Scope, error: HTTPException) -> Response:
+        """What the router refuses: an unknown path or method."""
+        if error.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
+            return problems.response(Error(Code.NOT_FOUND, "There is nothing here."))
+        fitting = [route for route in self.routes if route.matches(scope)[0] is not Match.NONE]
+        allowed = sorted({method for route in fitting for method in route.methods or ()})
+        refusal = Error(Code.METHOD_NOT_ALLOWED, f"{scope['method']} is not allowed here.")
+        return problems.response(refusal, {"Allow": ", ".join(allowed)})
+
+
+class _Door:
+    """One route: who comes in is asked for its name, and what goes wrong behind is said as a problem."""
+
+    def __init__(self, path: str, handler: Handler, auth: AuthProvider) -> None:
+        self._path = path
+        self._handler = handler
+        self._auth = auth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[ROUTE] = self._path
+        request = HttpRequest(scope, receive, send)
+        credentials = request.headers.getlist("authorization")
+        try:
+            identity = await self._auth.identify(credentials)
+            response = await self._handler(request, identity)
+        except Error as error:
+            response = problems.response(error, _challenge(error, credentials))
+        await response(scope, receive, send)
+
+
+class _Anyone:
+    """Asks for no name."""
+
+    async def identify(self, _credentials: Sequence[str]) -> Identity:
+        return ANONYMOUS
 
 
 class _Api:
@@ -133,8 +173,7 @@ class _Api:
 
     # The server itself
 
-    async def health(self, request: HttpRequest) -> Response:
-        request.scope[ROUTE] = "/health"
+    async def health(self, _request: HttpRequest, _identity: Identity) -> Response:
         return _json({"version": self._options.version, "server": True})
 
     async def home(self, _request: HttpRequest, _identity: Identity) -> Response:
@@ -506,23 +545,3 @@ async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield piece
 
     return all_of_them()
-
-
-async def _http_problem(request: HttpRequest, error: Exception) -> Response:
-    """What the router refuses: an unknown path or method."""
-    is_method = isinstance(error, HTTPException) and error.status_code == 405  # noqa: PLR2004 - RFC 9110
-    if is_method:
-        refusal = Error(Code.METHOD_NOT_ALLOWED, f"{request.method} is not allowed here.")
-        return problems.response(refusal, {"Allow": ", ".join(_allowed(request))})
-    return problems.response(Error(Code.NOT_FOUND, "There is nothing here."))
-
-
-def _allowed(request: HttpRequest) -> list[str]:
-    """The methods of all routes that this path has."""
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
-    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in fitting for method in route.methods or ()})
-
-
-async def _unforeseen(_request: HttpRequest, _error: Exception) -> Response:
-    return problems.response(Error(Code.INTERNAL, ""))

@@ -1,10 +1,9 @@
-"""Cross-origin headers on every answer, errors included (Fetch standard, section 3.2)."""
+"""Cross-origin headers for every answer, errors included (Fetch standard, section 3.2)."""
 
 from collections.abc import Sequence
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS = "GET, POST, DELETE, OPTIONS"
 EXPOSED = (
@@ -12,49 +11,38 @@ EXPOSED = (
 )
 MAX_AGE_SECONDS = 86_400
 
+Fields = list[tuple[bytes, bytes]]
+
 
 class Cors:
-    """Allows the given origins (``*`` = any) to read every answer of ``app``; answers preflights itself."""
+    """Allows the given origins (``*`` = any) to read every answer."""
 
-    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
-        self._app = app
+    def __init__(self, origins: Sequence[str]) -> None:
         self._origins = frozenset(origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        asked = Headers(scope=scope)
-        allowed = self._allowed(asked.get("origin"))
-        if scope["method"] == "OPTIONS" and "access-control-request-method" in asked:
-            await _preflight(asked, allowed)(scope, receive, send)
-            return
+    def fields(self, asked: Headers) -> Fields:
+        """The header fields that an answer to this request gets."""
+        return [(b"access-control-expose-headers", EXPOSED.encode()), *self._allowed(asked)]
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers.update(allowed)
-                headers["Access-Control-Expose-Headers"] = EXPOSED
-            await send(message)
+    def preflight(self, method: str, asked: Headers) -> Response | None:
+        """The answer to a question whether a request may be sent; None to any other request."""
+        if method != "OPTIONS" or "access-control-request-method" not in asked:
+            return None
+        wanted = asked.get("access-control-request-headers", "Authorization, Content-Type")
+        return Response(
+            status_code=204,
+            headers={
+                "Access-Control-Allow-Methods": METHODS,
+                "Access-Control-Allow-Headers": wanted,
+                "Access-Control-Max-Age": str(MAX_AGE_SECONDS),
+            },
+        )
 
-        await self._app(scope, receive, send_with_headers)
-
-    def _allowed(self, origin: str | None) -> dict[str, str]:
+    def _allowed(self, asked: Headers) -> Fields:
         if "*" in self._origins:
-            return {"Access-Control-Allow-Origin": "*"}
-        vary = {"Vary": "Origin"}
-        return {"Access-Control-Allow-Origin": origin, **vary} if origin in self._origins and origin else vary
-
-
-def _preflight(asked: Headers, allowed: dict[str, str]) -> Response:
-    wanted = asked.get("access-control-request-headers", "Authorization, Content-Type")
-    return Response(
-        status_code=204,
-        headers={
-            **allowed,
-            "Access-Control-Allow-Methods": METHODS,
-            "Access-Control-Allow-Headers": wanted,
-            "Access-Control-Max-Age": str(MAX_AGE_SECONDS),
-        },
-    )
+            return [(b"access-control-allow-origin", b"*")]
+        origin, vary = asked.get("origin"), (b"vary", b"Origin")
+        is_allowed = origin and origin in self._origins
+        return (
+            [(b"access-control-allow-origin", origin.encode("latin-1")), vary] if origin and is_allowed else [vary]
+        )

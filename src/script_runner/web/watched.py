@@ -1,17 +1,20 @@
-"""What every request has: an id, a place in its trace, and a line in the counts of those who watch."""
+"""What every request has: an id, a place in its trace, cross-origin headers, a line in the counts."""
 
 import logging
 import re
 import time
 import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from script_runner import journal
+from script_runner.errors import Code, Error
 from script_runner.ports import Span, Traces, Watch
 from script_runner.service import Origin
 from script_runner.trace import traceparent
+from script_runner.web import problems
+from script_runner.web.cors import Cors
 
 ROUTE = "script_runner.route"
 ORIGIN = "script_runner.origin"
@@ -24,16 +27,22 @@ CALLER_HAS_GONE = 499
 UNTRACED_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """Asked every few seconds by machines: of no interest in a trace."""
 
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+
 _SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _log = logging.getLogger("script_runner.web")
 
 
 class Watched:
-    """Watches over all requests of ``app``; each answer says its id in ``X-Request-ID``."""
+    """Watches over all requests of ``app``; each answer says its id in ``X-Request-ID``.
 
-    def __init__(self, app: ASGIApp, watch: Watch, traces: Traces) -> None:
+    It adds to answers in the one place through which all go, as each layer between costs every request.
+    """
+
+    def __init__(self, app: ASGIApp, cors: Cors, watch: Watch, traces: Traces) -> None:
         self._app = app
+        self._cors = cors
         self._watch = watch
         self._traces = traces
 
@@ -47,17 +56,22 @@ class Watched:
         journal.about(request_id=request_id)  # for the rest of this request's own asyncio task
         span = self._span(scope, asked)
         scope[ORIGIN] = Origin(request_id, span.traceparent if span else None)
+        fields = [NO_SNIFFING, *self._cors.fields(asked), (b"x-request-id", request_id.encode())]
         status = CALLER_HAS_GONE
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_fields(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                message["headers"] += fields
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await (self._cors.preflight(scope["method"], asked) or self._app)(scope, receive, send_with_fields)
+        except Exception:
+            if status == CALLER_HAS_GONE:  # whatever it is, it is told and logged
+                await problems.response(Error(Code.INTERNAL, ""))(scope, receive, send_with_fields)
+            raise
         finally:
             self._tell(scope, span, status, time.perf_counter() - began)
 

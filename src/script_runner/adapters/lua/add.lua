@@ -1,7 +1,8 @@
 -- Queue a task once, however often it is asked. ARGV: id, owner, idempotency key (empty: none), the most that may
 -- wait, the most of one owner that may wait (empty: no limit), milliseconds it may wait (empty: no limit),
 -- then the fields of the record.
--- Returns the task as it is told, or a word on why not: "differs"; "full" or "share" and milliseconds to wait.
+-- Returns when it was created and its place; or an earlier task as it is told; or a word on why there is none:
+-- "differs"; "full" or "share" and milliseconds to wait.
 
 local id, owner, once, most, share, patience = unpack(ARGV, 1, 6)
 
@@ -19,9 +20,9 @@ local function is_over(limit, count)
 end
 
 local function create()
-  local now = milliseconds()
+  local now, sequence = milliseconds(), redis.call('INCR', key('sequence'))
   redis.call('HSET', key('task', id), 'id', id, 'owner', owner, 'attempt', 0, 'run', 0,
-    'sequence', redis.call('INCR', key('sequence')), 'created', text(now), unpack(ARGV, 7))
+    'sequence', sequence, 'created', text(now), unpack(ARGV, 7))
   if patience ~= '' then
     redis.call('HSET', key('task', id), 'expires', text(now + tonumber(patience)))
   end
@@ -29,10 +30,10 @@ local function create()
     redis.call('HSET', key('task', id), 'once', once)
     redis.call('SET', key('once', once), id)
   end
-  redis.call('ZADD', key('owner', owner), read(id, 'sequence')[1], id)
+  redis.call('ZADD', key('owner', owner), sequence, id)
   enter(id, 'queued')
   enqueue(id)
-  return told(id)
+  return {now, place(owner, member(id, sequence))}
 end
 
 local earlier = known()

@@ -280,21 +280,25 @@ local function expected_wait(position)
   return behind > 0 and math.ceil(behind * pace / slots) or 0
 end
 
--- A task as it is told: its record, its position among those that wait (0 = none), and its expected wait.
+-- Where a task stands among those that wait: its position (0 = nowhere) and its expected wait.
+local function place(owner, waiting)
+  local before = redis.call('ZRANK', key('queue'), waiting)
+  if not before then
+    before = redis.call('ZRANK', key('backlog', owner), waiting)
+    before = before and before + redis.call('ZCARD', key('queue'))
+  end
+  if not before then
+    return 0, -1
+  end
+  return before + 1, expected_wait(before + 1)
+end
+
+-- A task as it is told: its record, and its place.
 local function told(id)
   local record = redis.call('HGETALL', key('task', id))
   local task = read(id, 'state', 'owner', 'sequence')
   if task[1] ~= 'queued' then
     return {record, 0, -1}
   end
-  local waiting = member(id, task[3])
-  local before = redis.call('ZRANK', key('queue'), waiting)
-  if not before then
-    before = redis.call('ZRANK', key('backlog', task[2]), waiting)
-    before = before and before + redis.call('ZCARD', key('queue'))
-  end
-  if not before then
-    return {record, 0, -1}
-  end
-  return {record, before + 1, expected_wait(before + 1)}
+  return {record, place(task[2], member(id, task[3]))}
 end

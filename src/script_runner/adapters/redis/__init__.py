@@ -194,9 +194,13 @@ class RedisTasks:
             "" if task.expires_in_seconds is None else round(task.expires_in_seconds * 1000),
             *(part for item in self._fields(task).items() for part in item),
         )
-        if isinstance(answer[0], bytes):
-            raise _refusal(answer[0].decode(), *answer[1:])
-        return self._told(answer) or task
+        match answer:
+            case [bytes(word), *wait]:
+                raise _refusal(word.decode(), *wait)
+            case [int(created), *place]:
+                return replace(task, created_at=created / 1000, place=_place(*place))
+            case _:
+                return self._told(answer) or task
 
     async def get(self, task_id: str) -> Task | None:
         task = self._told(await self._run("get", task_id))
@@ -417,11 +421,9 @@ class RedisTasks:
 
     def _told(self, answer: Sequence[Any]) -> Task | None:
         """A task with its place among those that wait."""
-        record, position, expected_wait = answer
+        record, *place = answer
         task = self._task(_pairs(record))
-        if task is None or not position:
-            return task
-        return replace(task, place=Place(position, None if expected_wait < 0 else expected_wait / 1000))
+        return replace(task, place=_place(*place)) if task and place[0] else task
 
     def _task(self, record: Mapping[bytes, bytes]) -> Task | None:
         """The task in a record, None if there is none; Error(UNAVAILABLE) if a newer version wrote it."""
@@ -947,6 +949,11 @@ def _task(record: Mapping[bytes, bytes]) -> Task | None:
         is_cancelling=b"cancelling" in record,
         outcome=_outcome(record, state),
     )
+
+
+def _place(position: int, expected_wait: int) -> Place | None:
+    """Where a task stands, 0 being nowhere; the milliseconds are -1 when nobody knows."""
+    return Place(position, None if expected_wait < 0 else expected_wait / 1000) if position else None
 
 
 def _outcome(record: Mapping[bytes, bytes], state: State) -> Outcome | None:
