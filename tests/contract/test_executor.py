@@ -738,6 +738,24 @@ def test_a_full_worker_has_room_for_folders_that_still_go(tmp_path: Path) -> Non
     assert not [folder for folder in gone if folder.exists()]
 
 
+def test_end_kills_what_becomes_another_program_all_the_time(bench: Bench) -> None:
+    """A process that is between two programs says nothing of itself for a moment, and is found all the same."""
+    (bench.parent / "again").write_text('exec sh "$0"')
+
+    async def scenario(executor: Executor) -> list[set[int]]:
+        left = []
+        for _ in range(30):
+            command = bench.shell(f"setsid sh '{bench.parent}/again' &")
+            process = await executor.start(command)
+            await process.wait()
+            await process.end()
+            process.close()
+            left.append(living(command.run_folder))
+        return left
+
+    assert bench.use(scenario) == [set()] * 30
+
+
 @pytest.mark.parametrize("step", ["posix_spawn", "pidfd_open"])
 def test_a_start_that_the_machine_refuses_leaves_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str

@@ -15,6 +15,8 @@ from typing import Self
 import pytest
 from tests.living import CHAIN, living
 
+from script_runner.adapters.process import guardian
+
 WORKER = """
 import asyncio, json, os, sys, time
 from pathlib import Path
@@ -168,6 +170,21 @@ def until_gone(*folders: Path) -> None:
 
 
 # The worker dies
+
+
+def test_what_becomes_another_program_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is between two programs says nothing of itself for a moment (execve(2))."""
+    process = subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], "RUNDIR": str(tmp_path)})
+    silences = [b""]
+    environment = guardian.environment
+
+    def said_in_the_end(pid: str) -> list[bytes]:
+        return [silences.pop()] if pid == str(process.pid) and silences else environment(pid)
+
+    monkeypatch.setattr(guardian, "environment", said_in_the_end)
+    guardian.clean({str(tmp_path): 0})
+
+    assert process.wait(10) == -signal.SIGKILL
 
 
 def test_a_folder_whose_files_are_being_kept_goes_with_the_worker(worker: Worker) -> None:

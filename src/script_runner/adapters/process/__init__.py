@@ -34,6 +34,10 @@ SWEEP_SECONDS: Final = 0.05
 MAX_DISCARDED: Final = 64
 """How many folders wait for removal at most, and how many may be on their way before it holds up the worker."""
 
+CLOSED: Final[BinaryIO] = open(os.devnull, "rb", buffering=0)  # noqa: PTH123, SIM115 - as the next line has it
+CLOSED.close()
+"""What the stream of a run is that was closed."""
+
 MAX_RUNS: Final = 1_000 + 4 * MAX_DISCARDED
 """How many runs one executor can note: the scripts of a worker at most, and folders that still wait to go."""
 
@@ -45,6 +49,7 @@ class LocalExecutor:
         self._guardian = _Guardian(keep_folders=keep_folders)
         self._running: dict[int, LocalProcess] = {}
         self._signals = _ignored_signals()
+        self._nothing: BinaryIO = open(os.devnull, "rb", buffering=0)  # noqa: PTH123, SIM115 - closed with this
         self._sweeper = ThreadPoolExecutor(1, "sweeper")
         self._discarded: list[Path] = []
         self._sweeping: set[Path] = set()
@@ -88,7 +93,9 @@ class LocalExecutor:
     async def start(self, command: Command) -> Process:
         folder = command.run_folder
         async with contextlib.AsyncExitStack() as undo:  # whatever fails on the way, nothing of the run stays
-            stdout, stderr = (undo.enter_context(contextlib.closing(_Capture(folder.parent))) for _ in range(2))
+            stdout, stderr = (
+                undo.enter_context(contextlib.closing(_Capture(folder.parent, self._nothing))) for _ in range(2)
+            )
             self._guardian.watch(folder)
             pid = _spawn(command, stdout.writer, stderr.writer, self._signals)
             undo.push_async_callback(_until_nothing_is_left, lambda: self._kill_unnoted(pid, folder))
@@ -105,6 +112,7 @@ class LocalExecutor:
         self._sweep()
         await asyncio.to_thread(self._sweeper.shutdown)
         await asyncio.to_thread(self._guardian.close)
+        self._nothing.close()
 
     def ended(self, process: "LocalProcess") -> None:
         """Nothing of a run is left but its folder; its number may soon be another's."""
@@ -115,13 +123,19 @@ class LocalExecutor:
         """Kill what a run left to us; False when nothing was found, and so nothing can be left.
 
         One that is dying or dead is a find: it no longer says whose it was, and what it started is ours only then.
+        So is one between two programs, which does not say it yet: it is asked again.
         """
         mark = b"RUNDIR=" + os.fsencode(run_folder)
-        found = [pid for pid in self._orphans() if _is_reaped(pid) or mark in _environment(pid) or _is_dying(pid)]
-        for pid in found:
-            if not _is_reaped(pid):
+        is_found = False
+        for pid in self._orphans():
+            if _is_reaped(pid):
+                is_found = True
+            elif mark in (words := _environment(pid)):
+                is_found = True
                 os.kill(pid, signal.SIGKILL)
-        return bool(found)
+            elif _is_dying(pid) or (words == [b""] and _is_in_exec(pid)):
+                is_found = True
+        return is_found
 
     def reap_orphans(self) -> None:
         """Let go of dead processes that scripts of any run left to us."""
@@ -132,7 +146,8 @@ class LocalExecutor:
         """Kill a script whose start was not finished; False when nothing of it was found."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        is_left = self.kill_left_behind(run_folder)
+        is_left = not _is_reaped(pid)
+        is_left = self.kill_left_behind(run_folder) or is_left
         if not is_left:
             self._guardian.group(run_folder, 0)
         return is_left
@@ -149,17 +164,23 @@ class LocalProcess:
     ) -> None:
         self.pid = pid
         self.run_folder = run_folder
-        self.stdout = stdout.file
-        self.stderr = stderr.file
-        self._exit = _exit_of(pid)
+        self.exit = _exit_of(pid)
         self._captures = (stdout, stderr)
         for capture in self._captures:
             capture.follow()
         self._executor = executor
         self._is_over = False
 
+    @property
+    def stdout(self) -> BinaryIO:
+        return self._captures[0].file
+
+    @property
+    def stderr(self) -> BinaryIO:
+        return self._captures[1].file
+
     async def wait(self) -> Exit:
-        return await asyncio.shield(self._exit)
+        return await asyncio.shield(self.exit)
 
     async def stop(self, *, grace_seconds: float) -> Exit:
         self._signal(signal.SIGTERM)
@@ -217,19 +238,15 @@ class _Capture:
     """What a script says on one stream: a pipe, which the event loop empties into a file without a name.
 
     A pipe, since scripts open ``/dev/stderr`` anew, and that would cut a file short. The file is made when the
-    first byte comes; until then ``file`` is the null device.
+    first byte comes; until then ``file`` is ``nothing``, an empty one of all runs, since most say nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.file: BinaryIO = open(os.devnull, "rb", buffering=0)  # noqa: PTH123, SIM115 - it stays open
+    def __init__(self, folder: Path, nothing: BinaryIO) -> None:
+        self.file = self._nothing = nothing
         self._folder = folder
         self._size = 0
         self._failure: OSError | None = None
-        try:
-            self._reader, self.writer = os.pipe()
-        except OSError:
-            self.file.close()
-            raise
+        self._reader, self.writer = os.pipe()
         os.set_blocking(self._reader, False)
 
     def follow(self) -> None:
@@ -247,7 +264,8 @@ class _Capture:
             raise Error(Code.BAD_OUTPUT, message) from self._failure
 
     def close(self) -> None:
-        self.file.close()
+        self._let_go()
+        self.file = CLOSED
         if self.writer >= 0:
             os.close(self.writer)
         self._stop_reading()
@@ -286,10 +304,19 @@ class _Capture:
 
     def _continue_in(self, folder: Path | None) -> None:
         """Let ``file`` be a file without a name in this folder, with all that was kept so far."""
-        with tempfile.TemporaryFile(buffering=0, dir=folder) as file:
+        file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 - it stays open
+        try:
             for start in range(0, self._size, PIPE_BYTES):
                 file.write(os.pread(self.file.fileno(), min(PIPE_BYTES, self._size - start), start))
-            os.dup2(file.fileno(), self.file.fileno(), inheritable=False)
+        except OSError:
+            file.close()
+            raise
+        self._let_go()
+        self.file = file
+
+    def _let_go(self) -> None:
+        if self.file is not self._nothing:
+            self.file.close()
 
     def _write(self, piece: bytes) -> None:
         end = self._size
@@ -325,9 +352,9 @@ class _Guardian:
 
     def watch(self, folder: Path) -> None:
         """Note a run that is about to start; once is enough."""
-        self._see_that_it_lives()
         if folder in self._slots:
             return
+        self._see_that_it_lives()
         start = self._slots[folder] = self._free.pop()
         name = os.fsencode(folder)
         self._notebook[start + guardian.SLOT.size : start + guardian.SLOT.size + len(name)] = name
@@ -419,8 +446,8 @@ def _spawn(command: Command, stdout: int, stderr: int, ignored: frozenset[int]) 
     try:
         return os.posix_spawn(
             _program(command),
-            [os.fsencode(argument) for argument in command.argv],
-            {os.fsencode(name): os.fsencode(value) for name, value in command.environment.items()},
+            command.argv,
+            command.environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, stdout, 1),
@@ -520,9 +547,15 @@ def _is_reaped(pid: int) -> bool:
 def _environment(pid: int) -> list[bytes]:
     """The environment a process was started with; nothing of one that is dying or dead (proc(5))."""
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return guardian.environment(str(pid))
     except OSError:
         return []
+
+
+def _is_in_exec(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return guardian.is_in_exec(str(pid))
+    return True  # it has died meanwhile, and is there to be reaped
 
 
 def _is_dying(pid: int) -> bool:

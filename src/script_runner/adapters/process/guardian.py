@@ -31,6 +31,9 @@ SLOTS_AT = 64
 
 SECONDS_TO_CLEAN = 5.0
 
+MEMORY_AT, ENVIRONMENT_AT = 19, 46
+"""Where the size of a process, and the start and end of its environment, stand after its state (proc(5), stat)."""
+
 
 def now() -> float:
     """Seconds of a clock that goes on while the machine sleeps (clock_gettime(2), CLOCK_BOOTTIME)."""
@@ -77,16 +80,16 @@ def clean(groups: dict[str, int]) -> None:
 
 
 def kill(groups: dict[str, int]) -> int:
-    """Send KILL to all that belongs to these runs; return how many living processes were found by their mark."""
+    """Send KILL to all that belongs to these runs; return how many were found by their mark, or may bear one."""
     for group in groups.values():
         if group:
             with contextlib.suppress(OSError):
                 os.killpg(group, signal.SIGKILL)
-    found = marked(set(groups))
+    found, unsure = marked(set(groups))
     for process in found:
         with contextlib.suppress(OSError):
             os.kill(process, signal.SIGKILL)
-    return len(found)
+    return len(found) + unsure
 
 
 def youngest() -> bytes:
@@ -96,22 +99,36 @@ def youngest() -> bytes:
     return b""
 
 
-def marked(folders: set[str]) -> list[int]:
-    """The living processes whose environment names one of these run folders."""
+def marked(folders: set[str]) -> tuple[list[int], int]:
+    """The living processes whose environment names one of these run folders, and how many could not yet say so."""
     marks = {b"RUNDIR=" + os.fsencode(folder) for folder in folders}
-    found = []
+    found, unsure = [], 0
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib would double the size of this process
             with contextlib.suppress(OSError):
-                if name.isdigit() and marks.intersection(environment(name)):
+                if name.isdigit() and marks.intersection(words := environment(name)):
                     found.append(int(name))
-    return found
+                elif name.isdigit() and words == [b""]:
+                    unsure += is_in_exec(name)
+    return found, unsure
 
 
 def environment(process: str) -> list[bytes]:
-    """The environment a process was started with; empty for one that is already dead (proc(5))."""
+    """The environment a process was started with; an empty word of one that is dead, or between two programs."""
     with open(f"/proc/{process}/environ", "rb") as file:  # noqa: PTH123 - as above
         return file.read().split(b"\0")
+
+
+def is_in_exec(process: str) -> bool:
+    """Whether a process whose environment seemed empty is between two programs, or was a moment ago (execve(2)).
+
+    Then it has none yet, or one that is longer; an empty one ends where it begins (proc(5), stat).
+    """
+    with open(f"/proc/{process}/stat", "rb") as file:  # noqa: PTH123 - as above
+        state, *numbers = file.read().rpartition(b")")[2].split()
+    start, end = numbers[ENVIRONMENT_AT], numbers[ENVIRONMENT_AT + 1]
+    is_kernels = numbers[MEMORY_AT] == b"0"
+    return state not in b"ZX" and not is_kernels and (end == b"0" or start != end)
 
 
 if __name__ == "__main__":
