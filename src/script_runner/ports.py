@@ -5,10 +5,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import quote
 
 from script_runner.task import Outcome, State, Task
+
+if TYPE_CHECKING:
+    import asyncio
 
 STREAMS = ("stdout", "stderr")
 BAD_CURSOR = "The cursor is not one that was given out."
@@ -323,8 +326,16 @@ class Artifacts(Protocol):
 class Process(Protocol):
     """A started script and everything it started."""
 
-    stdout: BinaryIO
-    stderr: BinaryIO
+    exit: "asyncio.Future[Exit]"
+    """The end of the script's own process, to be waited for and not to be cancelled."""
+
+    @property
+    def stdout(self) -> BinaryIO:
+        """What it has said so far; another file may take its place while it runs."""
+        ...
+
+    @property
+    def stderr(self) -> BinaryIO: ...
 
     async def wait(self) -> Exit:
         """Wait until the script's own process ends."""

@@ -7,7 +7,6 @@ import fcntl
 import logging
 import mimetypes
 import os
-import secrets
 import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -146,7 +145,7 @@ async def _run_folder(workshop: Workshop) -> AsyncIterator[Path]:
             _make_folder(folder)
         if spec.command_rundir_base is not None:
             await asyncio.to_thread(_copy_base, Path(spec.command_rundir_base), folder)
-        (folder / "out").mkdir(exist_ok=True)
+        _make_out(folder)
         yield folder
     finally:
         if not spec.debug and _is_unused(folder):
@@ -159,29 +158,35 @@ async def _run_folder(workshop: Workshop) -> AsyncIterator[Path]:
 
 def _new_folder(rundir: str) -> Path:
     """A name that is not taken; the folder itself is made once the executor knows of it."""
-    parent = Path(rundir).absolute()
-    while (folder := parent / f"results-{_new_name()}").exists():
+    parent = os.path.join(os.getcwd(), rundir)  # noqa: PTH109, PTH118 - on every run's way, as below
+    while os.path.lexists(folder := f"{parent}/results-{_new_name()}"):
         pass
-    return folder
+    return Path(folder)
 
 
 def _new_name() -> str:
     """Eight characters, as tempfile makes them."""
-    return base64.b32encode(secrets.token_bytes(5)).decode().lower()
+    return base64.b32encode(os.urandom(5)).decode().lower()
 
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(mode=0o700)
+        os.mkdir(folder, mode=0o700)  # noqa: PTH102
     except FileNotFoundError:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
 
 
+def _make_out(folder: Path) -> None:
+    """The folder that RUNDIR's users write to; the base folder may have brought it."""
+    if not os.path.isdir(out := f"{folder}/out"):  # noqa: PTH112
+        os.mkdir(out)  # noqa: PTH102
+
+
 def _is_unused(folder: Path) -> bool:
     """Whether a script has left nothing in its folder."""
     try:
-        return os.listdir(folder) == ["out"] and not os.listdir(folder / "out")  # noqa: PTH208 - on every run's way
+        return os.listdir(folder) == ["out"] and not os.listdir(f"{folder}/out")  # noqa: PTH208 - on every run's way
     except OSError:
         return False
 
@@ -241,28 +246,30 @@ async def _until_end(process: Process, task: Task, workshop: Workshop, stop: "as
     spec = workshop.spec
     clock = asyncio.get_running_loop().time
     timeout_at = None if spec.timeout_seconds is None else clock() + spec.timeout_seconds
-    exited = asyncio.ensure_future(process.wait())
-    # beside, and not in between: a log store that does not answer must not delay the end
-    telling = asyncio.create_task(_tell(process, task, workshop.logs))
+    telling: asyncio.Task[None] | None = None
     try:
         while True:
             patience = FOLLOW_SECONDS
             if timeout_at is not None:
                 patience = min(patience, max(0.0, timeout_at - clock()))
-            await asyncio.wait((exited, stop), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((process.exit, stop), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             output_bytes = max(_size(process.stdout), _size(process.stderr))
-            if exited.done() and not (stop.done() and stop.result() is Stop.LAPSED):
+            if process.exit.done() and not (stop.done() and stop.result() is Stop.LAPSED):
                 return End.FLOODED if output_bytes > spec.max_output_bytes else End.EXITED
             end = _limit_reached(stop, timeout_at, clock(), output_bytes, spec)
             if end in (Stop.LAPSED, End.FLOODED):  # no grace: another may get the task, or the disk fills up
                 process.kill()
-                await exited
+                await process.wait()
                 return end
             if end is not None:
                 await process.stop(grace_seconds=spec.grace_seconds)
                 return end
+            if telling is None:
+                # beside, and not in between: a log store that does not answer must not delay the end
+                telling = asyncio.create_task(_tell(process, task, workshop.logs))
     finally:
-        telling.cancel()
+        if telling:
+            telling.cancel()
 
 
 def _limit_reached(
@@ -277,11 +284,9 @@ def _limit_reached(
 
 async def _tell(process: Process, task: Task, logs: Logs) -> None:
     """Hand on what a running script says, the last part of it when it says a lot."""
-    streams = dict(zip(STREAMS, (process.stdout, process.stderr), strict=True))
     told = dict.fromkeys(STREAMS, 0)
     while True:
-        await asyncio.sleep(FOLLOW_SECONDS)
-        for name, stream in streams.items():
+        for name, stream in zip(STREAMS, (process.stdout, process.stderr), strict=True):
             if stream.closed:  # a cancel can be swallowed on the way to the log store
                 return
             size = _size(stream)
@@ -291,6 +296,7 @@ async def _tell(process: Process, task: Task, logs: Logs) -> None:
                 with suppress(Error):  # a tail is a courtesy: the whole log is kept at the end
                     await logs.append(task.id, name, LogChunk(start, data))
                     told[name] = start + len(data)
+        await asyncio.sleep(FOLLOW_SECONDS)
 
 
 def _size(stream: BinaryIO) -> int:

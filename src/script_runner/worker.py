@@ -239,7 +239,9 @@ class Worker:
     async def _outcome(self, running: _Running, span: Span) -> Outcome | None:
         lapses = self._heart.lapses
         try:
-            task = replace(running.task, traceparent=span.traceparent)
+            task = running.task
+            if span.traceparent != task.traceparent:
+                task = replace(task, traceparent=span.traceparent)
             outcome = await run(task, self._workshop, running.stop)
         except Error as error:
             _log.error("task %s goes back to the queue: %s", running.task.id, error.message)

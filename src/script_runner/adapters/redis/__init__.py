@@ -135,6 +135,8 @@ IDS_AT_ONCE: Final = 500
 
 _Arguments = dict[str, str | tuple[str, ...]]
 _Argument = str | bytes | float
+_arguments_of = msgspec.json.Decoder(_Arguments).decode
+_outcome_of = msgspec.json.Decoder(Outcome).decode
 
 _LISTED = (
     "id", "owner", "format", "configuration", "state", "attempt", "run", "max_attempts", "retention", "priority",
@@ -931,7 +933,7 @@ def _task(record: Mapping[bytes, bytes]) -> Task | None:
     return Task(
         id=record[b"id"].decode(),
         owner=record[b"owner"].decode(),
-        arguments=msgspec.json.decode(record.get(b"arguments", b"{}"), type=_Arguments),
+        arguments=_arguments_of(record.get(b"arguments", b"{}")),
         configuration=record.get(b"configuration", b"").decode(),
         max_attempts=int(record[b"max_attempts"]),
         retention_seconds=_seconds(record[b"retention"]),
@@ -959,7 +961,7 @@ def _place(position: int, expected_wait: int) -> Place | None:
 def _outcome(record: Mapping[bytes, bytes], state: State) -> Outcome | None:
     """The outcome in a record; of one that was read in part, how it ended and no more."""
     if outcome := record.get(b"outcome"):
-        return msgspec.json.decode(outcome, type=Outcome)
+        return _outcome_of(outcome)
     code = record.get(b"exit_code")
     return Outcome(state, int(code) if code else None) if state.is_final else None
 
