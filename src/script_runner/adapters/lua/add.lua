@@ -15,42 +15,43 @@ local function known()
   end
 end
 
-local function is_over(limit, count)
-  return limit ~= '' and count >= tonumber(limit)
+local given = {}
+for index = 7, #ARGV, 2 do
+  given[ARGV[index]] = ARGV[index + 1]
+end
+
+local function is_over(limit, list)
+  return limit ~= '' and redis.call('ZCARD', list) >= tonumber(limit)
 end
 
 local function create()
   local now, sequence = milliseconds(), redis.call('INCR', key('sequence'))
-  redis.call('HSET', key('task', id), 'id', id, 'owner', owner, 'attempt', 0, 'run', 0,
+  local expires = patience ~= '' and text(now + tonumber(patience)) or nil
+  redis.call('ZADD', key('owner', owner), sequence, id)
+  enter(id, {nil, owner, sequence}, 'queued', 'id', id, 'owner', owner, 'attempt', 0, 'run', 0,
     'sequence', sequence, 'created', text(now), unpack(ARGV, 7))
-  if patience ~= '' then
-    redis.call('HSET', key('task', id), 'expires', text(now + tonumber(patience)))
+  if expires then
+    redis.call('HSET', key('task', id), 'expires', expires)
   end
   if once ~= '' then
     redis.call('HSET', key('task', id), 'once', once)
     redis.call('SET', key('once', once), id)
   end
-  redis.call('ZADD', key('owner', owner), sequence, id)
-  enter(id, 'queued')
-  enqueue(id)
+  wait(id, owner, sequence, given.priority, nil, given.not_before, expires)
   return {now, place(owner, member(id, sequence))}
 end
 
 local earlier = known()
 if earlier and earlier ~= id then
-  local given = {}
-  for index = 7, #ARGV, 2 do
-    given[ARGV[index]] = ARGV[index + 1]
-  end
   return read(earlier, 'fingerprint')[1] == given.fingerprint and told(earlier) or {'differs'}
 end
 if earlier then
   return told(id)
 end
-if is_over(most, redis.call('ZCARD', key('queued'))) then
+if is_over(most, key('queued')) then
   return {'full', expected_wait(1)}
 end
-if is_over(share, redis.call('ZCARD', key('queued', owner))) then
+if is_over(share, key('queued', owner)) then
   return {'share', expected_wait(1)}
 end
 return create()

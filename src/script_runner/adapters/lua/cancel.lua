@@ -9,7 +9,7 @@ if is_newer(id) then
 end
 if task[1] == 'queued' then
   dequeue(id)
-  finish(id, 'cancelled', '{"state":"cancelled","error":"The task was cancelled before it started."}')
+  finish(id, listed(id), 'cancelled', '{"state":"cancelled","error":"The task was cancelled before it started."}')
 elseif task[1] == 'running' then
   need_no_room()
   redis.call('HSET', key('task', id), 'cancelling', 1)

@@ -36,13 +36,12 @@ local function take_back()
   end
 end
 
-local function start(id, rank, now)
-  local task = read(id, 'attempt', 'run', 'priority', 'expires')
-  local attempt, run, priority = text(task[1] + 1), text(task[2] + 1), task[3]
-  enter(id, 'running', 'worker', worker, 'started', text(now), 'attempt', attempt, 'run', run)
-  if task[4] then
+local function start(id, task, rank, now)
+  local attempt, run, priority = text(task[6] + 1), text(task[7] + 1), task[8]
+  if task[5] then
     redis.call('ZREM', key('expiring'), id)
   end
+  enter(id, task, 'running', 'worker', worker, 'started', text(now), 'attempt', attempt, 'run', run)
   redis.call('SADD', key('held', worker), id)
   local turn = rank % TURNS
   if turn > tonumber(redis.call('HGET', key('turn'), priority) or 0) then
@@ -54,17 +53,17 @@ end
 -- Start one task, or put it where it does not stand in the way.
 local function take(waiting, rank, now)
   local id = member_id(waiting)
-  local task = read(id, 'format', 'owner', 'expires')
-  if is_format_newer(task[1]) then
-    redis.call('ZADD', key('newer', task[1]), rank, waiting)
+  local task = read(id, 'state', 'owner', 'sequence', 'format', 'expires', 'attempt', 'run', 'priority')
+  if is_format_newer(task[4]) then
+    redis.call('ZADD', key('newer', task[4]), rank, waiting)
     table.insert(newer, id)
-  elseif task[3] and tonumber(task[3]) <= now then
+  elseif task[5] and tonumber(task[5]) <= now then
     expire(id)
   elseif room('running_per_caller', 'running', task[2]) <= 0 then
     redis.call('ZADD', key('backlog', task[2]), rank, waiting)
     redis.call('SADD', key('backlogs'), task[2])
   else
-    start(id, tonumber(rank), now)
+    start(id, task, tonumber(rank), now)
     return id
   end
 end

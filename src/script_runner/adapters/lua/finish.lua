@@ -3,9 +3,10 @@
 
 local id, worker, run, state, outcome, exit_code = unpack(ARGV)
 
-if is_held(id, worker, run) then
+local task = held_by(id, worker, run)
+if task then
   let_go(id, worker)
-  finish(id, state, outcome, exit_code)
+  finish(id, task, state, outcome, exit_code)
   return 1
 end
 local stands = read(id, 'state', 'worker', 'run')

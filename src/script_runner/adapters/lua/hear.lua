@@ -8,7 +8,7 @@ local runs, cancelled, taken, left = {}, {}, {}, {}
 for index = 2, #ARGV, 2 do
   local id = ARGV[index]
   runs[id] = true
-  if not is_held(id, worker, ARGV[index + 1]) then
+  if not held_by(id, worker, ARGV[index + 1]) then
     table.insert(taken, id)
   elseif redis.call('HEXISTS', key('task', id), 'cancelling') == 1 then
     table.insert(cancelled, id)
@@ -19,7 +19,7 @@ for _, id in ipairs(redis.call('SMEMBERS', key('held', worker))) do
     table.insert(left, redis.call('HGETALL', key('task', id)))
   end
 end
-if #taken == 0 and redis.call('SREM', key('unheard'), worker) == 1 then
+if #taken == 0 and heard(worker) then
   mend_tokens()
 end
 return {cancelled, taken, left, tonumber(redis.call('HGET', key('worker', worker), 'claim') or 0)}

@@ -71,13 +71,23 @@ end
 
 -- After the server was replaced by another (a restart, a failover) nothing starts while living workers have yet to
 -- compare what they run with what they hold.
+local has_unheard
 local function is_quiet()
-  if redis.call('EXISTS', key('unheard')) == 0 then
+  if has_unheard == nil then
+    has_unheard = redis.call('EXISTS', key('unheard')) == 1
+  end
+  if not has_unheard then
     return false
   end
   local server = redis.call('HMGET', key('server'), 'quiet_from', 'quiet_until')
   local now = milliseconds()
   return now >= tonumber(server[1] or 0) and now < tonumber(server[2] or 0)
+end
+
+-- Whether this worker was one that had yet to compare.
+local function heard(worker)
+  has_unheard = nil
+  return redis.call('SREM', key('unheard'), worker) == 1
 end
 
 local function may_start()
@@ -103,18 +113,22 @@ local function tell(id, state)
   publish(key('changes'), id .. ' ' .. state)
 end
 
--- Let a task come into a state, with more fields of its record: the lists that tell of a task by its state say when
--- it came there, and each owner's go by sequence.
-local function enter(id, state, ...)
-  local task = read(id, 'state', 'owner', 'sequence')
-  if task[1] then
-    redis.call('ZREM', key(task[1]), id)
-    redis.call('ZREM', key(task[1], task[2]), id)
+-- What the lists know of a task.
+local function listed(id)
+  return read(id, 'state', 'owner', 'sequence')
+end
+
+-- Let a task that was listed so come into a state, with more fields of its record: the lists that tell of a task by its
+-- state say when it came there, and each owner's go by sequence.
+local function enter(id, was, state, ...)
+  if was[1] then
+    redis.call('ZREM', key(was[1]), id)
+    redis.call('ZREM', key(was[1], was[2]), id)
   end
   redis.call('HSET', key('task', id), 'state', state, ...)
   redis.call('ZADD', key(state), text(milliseconds()), id)
-  redis.call('ZADD', key(state, task[2]), task[3], id)
-  if task[1] then
+  redis.call('ZADD', key(state, was[2]), was[3], id)
+  if was[1] then
     tell(id, state)
   end
 end
@@ -129,8 +143,7 @@ local function member_id(member)
 end
 
 -- The rank of a new task: priorities apart, the owners take turns (start-time fair queueing, Goyal et al. 1996).
-local function new_rank(id, owner)
-  local priority = read(id, 'priority')[1]
+local function new_rank(id, owner, priority)
   local turn = tonumber(redis.call('HGET', key('turn'), priority) or 0)
   local own = tonumber(redis.call('ZSCORE', key('turns', priority), owner) or -1)
   turn = math.max(turn, own + 1)
@@ -141,19 +154,22 @@ local function new_rank(id, owner)
 end
 
 -- Let a task wait for its start, once its time has come; one that waited before keeps its rank.
-local function enqueue(id)
-  local task = read(id, 'owner', 'sequence', 'rank', 'not_before', 'expires')
-  if task[5] then
-    redis.call('ZADD', key('expiring'), task[5], id)
+local function wait(id, owner, sequence, priority, rank, not_before, expires)
+  if expires then
+    redis.call('ZADD', key('expiring'), expires, id)
   end
-  if tonumber(task[4] or 0) > milliseconds() then
-    redis.call('ZADD', key('scheduled'), task[4], id)
+  if tonumber(not_before or 0) > milliseconds() then
+    redis.call('ZADD', key('scheduled'), not_before, id)
   else
-    redis.call('ZADD', key('queue'), task[3] or new_rank(id, task[1]), member(id, task[2]))
+    redis.call('ZADD', key('queue'), rank or new_rank(id, owner, priority), member(id, sequence))
     if may_start() then
       wake()
     end
   end
+end
+
+local function enqueue(id)
+  wait(id, unpack(read(id, 'owner', 'sequence', 'priority', 'rank', 'not_before', 'expires'), 1, 6))
 end
 
 -- Take a task off all that waits.
@@ -186,10 +202,10 @@ local function admit(owner)
   end
 end
 
--- The fence: whether this run (worker and number of the run) holds the task now.
-local function is_held(id, worker, run)
-  local held = read(id, 'state', 'worker', 'run')
-  return held[1] == 'running' and held[2] == worker and held[3] == run
+-- The fence: what the lists know of the task, if this run (worker and number of the run) holds it now.
+local function held_by(id, worker, run)
+  local task = read(id, 'state', 'owner', 'sequence', 'worker', 'run')
+  return task[1] == 'running' and task[4] == worker and task[5] == run and task
 end
 
 local function let_go(id, worker)
@@ -204,16 +220,16 @@ local function note_pace(started, now)
   redis.call('SET', key('pace'), text(last and last * 0.8 + took * 0.2 or took))
 end
 
--- The one way into a final state.
-local function finish(id, state, outcome, exit_code)
+-- The one way into a final state, for a task that was listed so.
+local function finish(id, was, state, outcome, exit_code)
   local now = milliseconds()
-  local task = read(id, 'retention:' .. state, 'retention', 'started', 'owner')
-  enter(id, state, 'outcome', outcome, 'exit_code', exit_code or '', 'finished', text(now))
+  local task = read(id, 'retention:' .. state, 'retention', 'started')
+  enter(id, was, state, 'outcome', outcome, 'exit_code', exit_code or '', 'finished', text(now))
   redis.call('ZADD', key('finished'), text(now + tonumber(task[1] or task[2])), id)
   if task[3] and (state == 'succeeded' or state == 'failed') then
     note_pace(tonumber(task[3]), now)
   end
-  admit(task[4])
+  admit(was[2])
   mend_tokens()
 end
 
@@ -222,16 +238,16 @@ local function give_up(id)
   local task = read(id, 'worker', 'attempt', 'max_attempts', 'cancelling', 'owner')
   let_go(id, task[1])
   if task[4] then
-    finish(id, 'cancelled', '{"state":"cancelled","error":"The task was cancelled."}')
+    finish(id, listed(id), 'cancelled', '{"state":"cancelled","error":"The task was cancelled."}')
   elseif tonumber(task[2]) < tonumber(task[3]) then
-    enter(id, 'queued')
+    enter(id, listed(id), 'queued')
     redis.call('HDEL', key('task', id), 'worker', 'started')
     enqueue(id)
     admit(task[5])
     mend_tokens()
   else
     local error = 'The worker was lost while the script ran (attempt ' .. task[2] .. ' of ' .. task[3] .. ').'
-    finish(id, 'lost', cjson.encode({state = 'lost', error = error}))
+    finish(id, listed(id), 'lost', cjson.encode({state = 'lost', error = error}))
   end
 end
 
@@ -242,7 +258,7 @@ local function expire(id)
   table.insert(expired, id)
   local error = 'The task waited longer than it was allowed to, and was not run.'
   dequeue(id)
-  finish(id, 'timed_out', cjson.encode({state = 'timed_out', error = error}))
+  finish(id, listed(id), 'timed_out', cjson.encode({state = 'timed_out', error = error}))
 end
 
 -- What the clock brings: tasks whose time has come wait in the queue, those that waited too long are final.

@@ -39,7 +39,7 @@ local function settle(worker, settled, newer)
   redis.call('HDEL', key('slots'), worker)
   redis.call('HDEL', key('loaded'), worker)
   redis.call('HDEL', key('versions'), worker)
-  redis.call('SREM', key('unheard'), worker)
+  heard(worker)
 end
 
 local settled, newer = {}, {}

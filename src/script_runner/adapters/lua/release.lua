@@ -3,7 +3,7 @@
 
 local id, worker, run, counted = unpack(ARGV)
 
-if not is_held(id, worker, run) then
+if not held_by(id, worker, run) then
   return 0
 end
 need_no_room()
