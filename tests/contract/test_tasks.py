@@ -865,7 +865,7 @@ class LifeOfTasks(RuleBasedStateMachine):
             assert self.ends[run.id].state is state
         elif stands:
             end = self.ends[run.id]
-            assert (end.state, end.worker, end.attempt) == (state, run.worker, run.attempt)
+            assert (end.state, end.worker, end.run) == (state, run.worker, run.run)
 
     @rule(run=runs, counted=st.booleans())
     def release(self, run: Task, counted: bool) -> None:  # noqa: FBT001 - hypothesis draws it
