@@ -2,7 +2,7 @@
 -- may run, the most of one owner that may run (empty: no limit).
 -- A claim whose answer was lost is repeated under its number and gets the same tasks; an older number gets none.
 -- Returns the records, then the ids of those that only a newer version understands, and of those that have waited
--- too long and were ended.
+-- too long and were ended; then 1 if more may start.
 
 local worker, number, wanted = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local newer = {}
@@ -107,5 +107,5 @@ local records = {}
 for index, id in ipairs(claim()) do
   records[index] = redis.call('HGETALL', key('task', id))
 end
-mend_tokens() -- also when none was given: the token that led here may be another worker's
-return {records, newer, expired}
+local may_more = mend_tokens() -- also when none was given: the token that led here may be another worker's
+return {records, newer, expired, may_more and 1 or 0}

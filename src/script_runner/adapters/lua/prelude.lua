@@ -94,13 +94,15 @@ local function may_start()
   return room('running', 'running') > 0 and not is_quiet()
 end
 
--- Tokens speak of tasks that may start: none without, at least one with.
+-- Tokens speak of tasks that may start: none without, at least one with. Whether there are such.
 local function mend_tokens()
-  if redis.call('EXISTS', key('queue')) == 0 or not may_start() then
+  local may_more = redis.call('EXISTS', key('queue')) == 1 and may_start()
+  if not may_more then
     redis.call('DEL', key('wake'))
   elseif redis.call('EXISTS', key('wake')) == 0 then
     wake()
   end
+  return may_more
 end
 
 -- Tell those who listen. A user whom the server's rules keep from the channel (ACL) tells nobody, and does

@@ -181,6 +181,7 @@ class RedisTasks:
         self._replicas = replicas
         self._format = newest
         self._claims = 1
+        self._may_more = True
         self._expired: list[bytes] = []
         self._left_alone: set[str] = set()
         self._followed: dict[str, None] = {}
@@ -231,10 +232,12 @@ class RedisTasks:
         return self._told(await self._run("cancel", task_id))
 
     async def claim(self, worker: str, *, limit: int, wait_seconds: float) -> Sequence[Task]:
-        records = await self._claim(worker, limit)
-        if not records and wait_seconds and await self._wait(worker, "wake", wait_seconds):
+        if self._may_more or not wait_seconds:
             records = await self._claim(worker, limit)
-        return records
+            if records or not wait_seconds:
+                return records
+        self._may_more = True  # unless a claim says otherwise, as the wait may fail
+        return await self._claim(worker, limit) if await self._wait(worker, "wake", wait_seconds) else []
 
     async def wait_for_word(self, worker: str, *, seconds: float) -> None:
         await self._wait(worker, f"stop:{worker}", seconds)
@@ -325,9 +328,14 @@ class RedisTasks:
         await _close(self._waiting)
 
     async def _claim(self, worker: str, limit: int) -> Sequence[Task]:
-        """Claim under the next number; the number is used again until an answer has come."""
+        """Claim under the next number; the number is used again until an answer has come.
+
+        When no more may start there is nothing to ask for until a token says so.
+        """
         most = (_or_empty(self._limits.max_running), _or_empty(self._limits.max_running_per_caller))
-        records, newer, expired = await self._run("claim", worker, self._claims, limit, *most)
+        self._may_more = True
+        records, newer, expired, may_more = await self._run("claim", worker, self._claims, limit, *most)
+        self._may_more = bool(may_more)
         self._leave_alone(newer)
         self._expired += expired
         if records:
