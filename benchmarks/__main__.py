@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
@@ -120,18 +121,19 @@ def _measured(asked: argparse.Namespace) -> Iterator[Figure]:
     if asked.case == "ledger":
         yield from ledger.figures(tasks=asked.tasks, queued=asked.queued, rounds=asked.rounds, say=_say)
         return
-    starts = {**_ours(asked.system), **peers.installed(_say, asked.peers)}
+    own_python = peers.own_python(_say)
+    starts = {**_ours(asked.system, own_python), **peers.installed(_say, asked.peers)}
     with TemporaryDirectory(prefix="script-runner-material-") as folder:
         _say("preparing the table, the file and the script")
         sizes: Sizes = asked.sizes
         material = prepare(Path(folder), rows=sizes.rows, file_bytes=sizes.file_bytes)
-        bench = Bench(material, sizes, starts, _say, peers.python_of("floors", _say))
+        bench = Bench(material, sizes, starts, _say, peers.python_of("floors", _say), own_python)
         for measure in (name for name in MEASURES if name in asked.only):
             yield from getattr(bench, measure)()
 
 
-def _ours(asked: str) -> dict[str, system.Start]:
-    found: dict[str, system.Start] = dict(OURS)
+def _ours(asked: str, python: str) -> dict[str, system.Start]:
+    found: dict[str, system.Start] = {name: partial(start, python=python) for name, start in OURS.items()}
     if asked == "up":
         found.pop("serve+worker")
     elif asked == "separate":

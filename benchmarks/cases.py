@@ -73,6 +73,9 @@ class Bench:
     floors_python: str | None = None
     """Of the environment that has what the floors need; None if it cannot be installed."""
 
+    own_python: str = sys.executable
+    """Of the environment that has this package."""
+
     # Each of these is a word of --only
 
     def start(self) -> Iterator[Figure]:
@@ -88,7 +91,7 @@ class Bench:
             "client": "import script_runner.client",
             "python": "pass",
         }
-        imported = self._rounds("import", {name: partial(_imported, code) for name, code in words.items()})
+        imported = self._rounds("import", {name: partial(self._imported, code) for name, code in words.items()})
         for name in words:
             if name != "python":
                 ours, floor = imported[name]["seconds"], imported["python"]["seconds"]
@@ -195,7 +198,8 @@ class Bench:
         """The same with workers that run 8 and 64 at once."""
         count = self.sizes.tasks
         for at_once in (8, 64):
-            starts = {name: partial(OURS[name], concurrency=at_once) for name in self._ours(self.starts)}
+            ours = {name: partial(OURS[name], python=self.own_python) for name in self._ours(self.starts)}
+            starts = {name: partial(start, concurrency=at_once) for name, start in ours.items()}
             with _started(starts, self.material.trivial) as systems:
                 load = partial(self._load, tasks=count, connections=self.sizes.connections)
                 sides: Sides = {name: partial(load, one, "burst") for name, one in systems.items()}
@@ -395,6 +399,11 @@ class Bench:
         place: dict[str, int | str] = {"host": HOST, "port": one.port, "submit": one.dialect.submit}
         return _said("wire", load, document=one.dialect.document, **place, **options)
 
+    def _imported(self, code: str) -> Values:
+        started = time.perf_counter()
+        subprocess.run([self.own_python, "-c", code], check=True, cwd=ROOT)
+        return {"seconds": time.perf_counter() - started}
+
     def _floor(self, floor: str, subject: str, *, python: str = sys.executable, **options: int) -> Values:
         return _said("floors", floor, subject, python=python, **options)
 
@@ -557,12 +566,6 @@ def _cores_used(one: System) -> float:
     before, started = one.cpu_seconds, time.perf_counter()
     time.sleep(QUIET_SECONDS)
     return (one.cpu_seconds - before) / (time.perf_counter() - started)
-
-
-def _imported(code: str) -> Values:
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    return {"seconds": time.perf_counter() - started}
 
 
 def _said(module: str, *words: str, **options: int | str) -> Values:

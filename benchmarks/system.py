@@ -98,11 +98,15 @@ Start = Callable[[Path, Path], AbstractContextManager[System]]
 
 
 @contextmanager
-def embedded(config: Path, folder: Path, *, concurrency: int | None = None) -> Iterator[System]:
+def embedded(
+    config: Path, folder: Path, *, concurrency: int | None = None, python: str = sys.executable
+) -> Iterator[System]:
     """``script-runner up``: server, worker and the embedded Valkey."""
     data, log = folder / "data", folder / "up.log"
     with running(
-        _command("up", str(config), "--port", "0", "--data", str(data), *_at_once(concurrency)), folder, "up"
+        _command(python, "up", str(config), "--port", "0", "--data", str(data), *_at_once(concurrency)),
+        folder,
+        "up",
     ) as up:
         port, answered_at = _answering_port(up, log)
         until(lambda: _ready_workers(port), up, log)
@@ -111,27 +115,34 @@ def embedded(config: Path, folder: Path, *, concurrency: int | None = None) -> I
 
 
 @contextmanager
-def separate(config: Path, folder: Path, *, concurrency: int | None = None) -> Iterator[System]:
+def separate(
+    config: Path, folder: Path, *, concurrency: int | None = None, python: str = sys.executable
+) -> Iterator[System]:
     """``serve`` and ``worker`` with the redis-server of this machine."""
-    with server_alone(config, folder) as system, joined(system, config, folder, concurrency=concurrency) as both:
+    with (
+        server_alone(config, folder, python=python) as system,
+        joined(system, config, folder, concurrency=concurrency, python=python) as both,
+    ):
         yield both
 
 
 @contextmanager
-def joined(system: System, config: Path, folder: Path, *, concurrency: int | None = None) -> Iterator[System]:
+def joined(
+    system: System, config: Path, folder: Path, *, concurrency: int | None = None, python: str = sys.executable
+) -> Iterator[System]:
     """A server alone, and from now on a worker with it."""
     words = ("worker", str(config), *_shared_options(system.store, folder), *_at_once(concurrency))
-    with running(_command(*words), folder, "worker") as worker:
+    with running(_command(python, *words), folder, "worker") as worker:
         until(lambda: _ready_workers(system.port), worker, folder / "worker.log")
         yield replace(system, name="serve+worker", processes=system.processes + family_of(worker.pid))
 
 
 @contextmanager
-def server_alone(config: Path, folder: Path) -> Iterator[System]:
+def server_alone(config: Path, folder: Path, *, python: str = sys.executable) -> Iterator[System]:
     """``serve`` with the redis-server of this machine, and nobody who runs what is submitted."""
     with own_redis(folder) as (store, redis):
         shared = _shared_options(store, folder)
-        with running(_command("serve", str(config), "--port", "0", *shared), folder, "serve") as serve:
+        with running(_command(python, "serve", str(config), "--port", "0", *shared), folder, "serve") as serve:
             port, answered_at = _answering_port(serve, folder / "serve.log")
             processes = family_of(serve.pid) + family_of(redis)
             yield System("serve alone", port, store, processes, answered_at=answered_at)
@@ -172,8 +183,8 @@ def processor() -> str:
 # Starting and ending
 
 
-def _command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "script_runner", *words]
+def _command(python: str, *words: str) -> list[str]:
+    return [python, "-m", "script_runner", *words]
 
 
 def _at_once(concurrency: int | None) -> tuple[str, ...]:

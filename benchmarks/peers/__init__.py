@@ -4,8 +4,10 @@ A peer that cannot be installed here is left out with a message.
 """
 
 import json
+import re
 import shutil
 import subprocess
+import sys
 import venv
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,6 +66,28 @@ def python_of(name: str, say: Say) -> str | None:
             said = done.stderr.strip().splitlines() or ["pip says nothing"]
             say(f"{name} is left out, since it cannot be installed: {said[-1]}")
             return None
+    stamp.write_text(wanted)
+    return str(python)
+
+
+def own_python(say: Say) -> str:
+    """The Python of an environment with this package as its users install it, without extras; or else our own."""
+    folder, root = CACHE / "own", CACHE.parent.parent
+    stamp, python = folder / ".installed", folder / "bin" / "python"
+    lock = (root / "requirements.lock").read_text()
+    wanted = (root / "pyproject.toml").read_text() + lock
+    if stamp.exists() and stamp.read_text() == wanted:
+        return str(python)
+    say(f"installing this package without extras into {folder.relative_to(root)} (once)")
+    venv.create(folder, clear=True, with_pip=True)
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(re.findall(r"^[\w.-]+==[^\s;]+", lock, re.MULTILINE)))
+    words = ("install", "-q", "--disable-pip-version-check", "-c", str(constraints), "-e", str(root))
+    done = subprocess.run([str(python), "-m", "pip", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["pip says nothing"]
+        say(f"this package is measured in our own environment, extras and all: {said[-1]}")
+        return sys.executable
     stamp.write_text(wanted)
     return str(python)
 
