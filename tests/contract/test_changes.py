@@ -251,7 +251,7 @@ async def test_an_end_that_nobody_published_is_found(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker of an older version publishes nothing: its outcome is found by looking."""
-    monkeypatch.setattr("script_runner.adapters.redis.LOOK_SECONDS", (0.2, 0.3))
+    monkeypatch.setattr("script_runner.adapters.redis.changes.LOOK_SECONDS", (0.2, 0.3))
     async with redis_parts(own_redis.url) as (tasks, _, changes):
         await tasks.add(Task(id="a", owner="ada", arguments={}))
         async with listening(changes) as ear:
@@ -302,8 +302,8 @@ async def test_a_connection_is_there_while_somebody_watches(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes with the first watcher and goes some time after the last; one channel, and one a log."""
-    monkeypatch.setattr("script_runner.adapters.redis.TICK_SECONDS", 0.05)
-    monkeypatch.setattr("script_runner.adapters.redis.IDLE_SECONDS", 0.2)
+    monkeypatch.setattr("script_runner.adapters.redis.changes.TICK_SECONDS", 0.05)
+    monkeypatch.setattr("script_runner.adapters.redis.changes.IDLE_SECONDS", 0.2)
     with contextlib.closing(own_redis.client()) as outside:
 
         def is_listened_to() -> set[str]:
@@ -329,8 +329,8 @@ async def test_a_connection_that_stands_still_is_given_up(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that says nothing, not even to a PING, is asked anew, and what happened meanwhile is told."""
-    monkeypatch.setattr("script_runner.adapters.redis.TICK_SECONDS", 0.05)
-    monkeypatch.setattr("script_runner.adapters.redis.PING_SECONDS", 0.2)
+    monkeypatch.setattr("script_runner.adapters.redis.changes.TICK_SECONDS", 0.05)
+    monkeypatch.setattr("script_runner.adapters.redis.changes.PING_SECONDS", 0.2)
     async with redis_parts(own_redis.url) as (tasks, _, changes):
         await tasks.add(Task(id="a", owner="ada", arguments={}))
         async with listening(changes) as ear:

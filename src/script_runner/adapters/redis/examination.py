@@ -10,38 +10,31 @@ from typing import Any
 import redis.exceptions
 import redis.sentinel
 
-from script_runner.adapters.redis import (
-    FORMAT,
-    _connect_blocking,
-    _prefix,
-    _product,
-    _sentinels,
-    _source,
-    _version,
-)
+from script_runner.adapters.redis.connection import FORMAT, connect_blocking, prefix_of, sentinels, source_of
+from script_runner.adapters.redis.tasks import product_of, version_of
 from script_runner.errors import Code, Error
 from script_runner.ports import StoreFacts
 
 
 def examine(url: str, namespace: str) -> StoreFacts:
     """What the server behind a URL tells about itself; Error with a sentence on why it tells nothing."""
-    client = _connect_blocking(url)
+    client = connect_blocking(url)
     try:
         with _told_why(url):
             client.ping()
             seconds = sorted(_timed(client.ping) for _ in range(5))[2]
             before, now, after = time.time(), client.time(), time.time()
-            client.eval(_source("figures"), 1, _prefix(namespace), FORMAT, 0)
+            client.eval(source_of("figures"), 1, prefix_of(namespace), FORMAT, 0)
             info = client.info()
             sync = _setting(client, "appendfsync")
     finally:
         client.close()
-        for sentinel in _sentinels(client):
+        for sentinel in sentinels(client):
             sentinel.close()
     failures = {"aof_last_write_status": "the append-only file", "rdb_last_bgsave_status": "its snapshot"}
     return StoreFacts(
-        product=_product(info),
-        version=_version(info),
+        product=product_of(info),
+        version=version_of(info),
         is_append_only=bool(info.get("aof_enabled")),
         sync=sync,
         write_failure=next((what for name, what in failures.items() if info.get(name, "ok") != "ok"), ""),
