@@ -27,7 +27,7 @@ from script_runner.config import (
 from script_runner.diagnosis import diagnosis
 from script_runner.doctor import worst
 from script_runner.errors import Code, Error
-from script_runner.fork import be_called, fork
+from script_runner.fork import INPUT, be_called, fork
 
 if TYPE_CHECKING:
     from script_runner.client import Client, TaskEvent
@@ -377,7 +377,7 @@ def _work(settings: Settings, spec: "Spec", *, until_input_ends: bool) -> int:
 
     async def worker(drain: asyncio.Event, hurry: asyncio.Event) -> None:
         if until_input_ends:
-            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), lambda: _end_of_input(drain))
+            asyncio.get_running_loop().add_reader(INPUT, lambda: _end_of_input(drain))
         await wiring.work(settings, spec, drain=drain, hurry=hurry)
 
     # uvloop would fork for every script; the plain loop lets them be spawned cheaply
@@ -386,8 +386,8 @@ def _work(settings: Settings, spec: "Spec", *, until_input_ends: bool) -> int:
 
 
 def _end_of_input(drain: asyncio.Event) -> None:
-    if not os.read(sys.stdin.fileno(), 4096):
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+    if not os.read(INPUT, 4096):
+        asyncio.get_running_loop().remove_reader(INPUT)
         drain.set()
 
 

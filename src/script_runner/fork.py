@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+INPUT = 0
+"""The standard input, by its number: there may be none (POSIX, STDIN_FILENO)."""
+
 
 class Child:
     """A forked child, to be waited for and stopped as one of asyncio."""
@@ -47,15 +50,11 @@ def fork(run: Callable[[], int]) -> Child:
     For a process of one thread, since the copy has only one.
     """
     ours, childs = socket.socketpair()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()  # or both would write what waits
+    _flush()  # or both would write what waits
     gc.freeze()  # what is there stays: no sweep is to touch, and so to copy, what is shared
     pid = os.fork()
     if pid == 0:
-        ours.close()
-        os.dup2(childs.fileno(), sys.stdin.fileno())
-        childs.close()
-        _become(run)
+        _become(run, ours, childs)
     childs.close()
     return Child(pid, ours)
 
@@ -66,16 +65,25 @@ def be_called(name: str) -> None:
         Path("/proc/self/comm").write_text(name)
 
 
-def _become(run: Callable[[], int]) -> NoReturn:
+def _become(run: Callable[[], int], parents: socket.socket, own: socket.socket) -> NoReturn:
     """Do this and nothing else: whatever it raises must not end up in what the parent was about."""
     code = 1
     try:
+        parents.close()
+        if own.fileno() != INPUT:  # as it is where the parent was started without an input
+            os.dup2(own.fileno(), INPUT)
+            own.close()
         os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which stops its child in order
         code = run()
     except BaseException:  # noqa: BLE001 - as above
         sys.excepthook(*sys.exc_info())
     finally:
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        _flush()
         os._exit(code)
+
+
+def _flush() -> None:
+    """Write what waits to be written; where there is no output, nothing does."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError):
+            stream.flush()

@@ -65,6 +65,24 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert (tmp_path / "noticed").exists()
 
 
+def test_a_parent_without_input_or_output_has_a_child_all_the_same(tmp_path: Path) -> None:
+    """Some who start programs leave them no standard streams."""
+    code = f"""
+def life():
+    assert os.read(0, 1) == b""
+    open({str(tmp_path / "noticed")!r}, "w").close()
+    return 7
+child = fork(life)
+child._line.shutdown(1)
+assert asyncio.run(child.wait()) == 7
+"""
+    program = tmp_path / "program.py"
+    program.write_text(BEGIN + code)
+    subprocess.run(["sh", "-c", 'exec "$0" "$1" <&- >&- 2>&-', sys.executable, program], timeout=60, check=True)
+
+    assert (tmp_path / "noticed").exists()
+
+
 def test_what_waits_to_be_written_is_written_once() -> None:
     """Output that stands in a buffer at the fork does not come from both."""
     assert printed('print("once"); asyncio.run(fork(lambda: 0).wait())') == "once\n"
