@@ -524,6 +524,21 @@ def test_a_head_without_end_is_refused(server: Server, beginning: bytes) -> None
     assert first_line(server, beginning, endless) == b"HTTP/1.1 431 Request Header Fields Too Large"
 
 
+def test_an_answer_to_what_is_no_request_has_what_every_answer_has(tmp_path: Path) -> None:
+    """An id, and the cross-origin headers that were configured, also where no request could be read."""
+    with (
+        Site(tmp_path, shell_config(), SCRIPT_RUNNER_CORS_ORIGINS="https://lab.example") as site,
+        socket.create_connection(("127.0.0.1", site.up().http.base_url.port), timeout=30) as connection,
+    ):
+        connection.sendall(b"no request\r\n\r\n")
+        head = connection.makefile("rb").read().decode().partition("\r\n\r\n")[0].lower()
+
+    assert head.startswith("http/1.1 400 ")
+    assert "\r\nx-request-id: " in head
+    assert "\r\nvary: origin" in head
+    assert "access-control-allow-origin" not in head
+
+
 def first_line(server: Server, data: bytes, endless: bytes = b"") -> bytes:
     """What the server answers to these bytes, and then more and more of the same."""
     with socket.create_connection(("127.0.0.1", server.http.base_url.port), timeout=30) as connection:

@@ -437,7 +437,7 @@ def _idempotency_key(request: HttpRequest) -> str | None:
 
 
 def _moment(request: HttpRequest, name: str) -> float | None:
-    """A time by RFC 3339 in epoch seconds, at most a year from now."""
+    """A time by RFC 3339 in epoch seconds, to the millisecond, at most a year from now."""
     expected = "a time with its offset, such as 2030-01-31T06:00:00Z"
     value = _header(request, name, r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", expected)
     if value is None:
@@ -448,7 +448,7 @@ def _moment(request: HttpRequest, name: str) -> float | None:
         raise _wrong(name, f"must be {expected}", where="header") from None
     if seconds > time.time() + LONGEST_DELAY_SECONDS:
         raise _wrong(name, "must be at most a year from now", where="header")
-    return max(0.0, seconds)
+    return max(0.0, round(seconds, 3))
 
 
 def _choice(request: HttpRequest, name: str, words: tuple[str, ...]) -> str:

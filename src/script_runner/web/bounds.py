@@ -8,6 +8,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from script_runner.errors import Code, Error
 from script_runner.web import problems
+from script_runner.web.watched import Watched
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Request line and header fields together; also what may come between the parts of a chunked body."""
@@ -120,7 +121,8 @@ class BoundedHttp(HttpToolsProtocol):
         """Answer with this error, and end the connection."""
         answer = problems.response(error)
         status = f"HTTP/1.1 {answer.status_code} {problems.STATUS[error.code].phrase}\r\n".encode()
-        fields = [*answer.raw_headers, (b"access-control-allow-origin", b"*"), (b"connection", b"close")]
+        application = cast("Watched", self.app)
+        fields = [*answer.raw_headers, *application.refusal_fields(), (b"connection", b"close")]
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
         self.transport.write(status + lines + b"\r\n" + bytes(answer.body))
         self.transport.close()

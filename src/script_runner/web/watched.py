@@ -14,7 +14,7 @@ from script_runner.ports import Span, Traces, Watch
 from script_runner.service import Origin
 from script_runner.trace import traceparent
 from script_runner.web import problems
-from script_runner.web.cors import Cors
+from script_runner.web.cors import Cors, Fields
 
 ROUTE = "script_runner.route"
 ORIGIN = "script_runner.origin"
@@ -56,7 +56,7 @@ class Watched:
         journal.about(request_id=request_id)  # for the rest of this request's own asyncio task
         span = self._span(scope, asked)
         scope[ORIGIN] = Origin(request_id, span.traceparent if span else None)
-        fields = [NO_SNIFFING, *self._cors.fields(asked), (b"x-request-id", request_id.encode())]
+        fields = self._fields(asked, request_id)
         status = CALLER_HAS_GONE
 
         async def send_with_fields(message: Message) -> None:
@@ -74,6 +74,13 @@ class Watched:
             raise
         finally:
             self._tell(scope, span, status, time.perf_counter() - began)
+
+    def refusal_fields(self) -> Fields:
+        """What an answer gets besides that is given to no request, since none could be read."""
+        return self._fields(Headers(raw=[]), _new_id())
+
+    def _fields(self, asked: Headers, request_id: str) -> Fields:
+        return [NO_SNIFFING, *self._cors.fields(asked), (b"x-request-id", request_id.encode())]
 
     def _span(self, scope: Scope, asked: Headers) -> Span | None:
         if scope["path"] in UNTRACED_PATHS:
@@ -96,4 +103,8 @@ class Watched:
 def _request_id(asked: Headers) -> str:
     """The id that the caller gave, if it is a sane one, else a new one."""
     given = asked.getlist("x-request-id")
-    return given[0] if len(given) == 1 and _SANE.fullmatch(given[0]) else os.urandom(16).hex()
+    return given[0] if len(given) == 1 and _SANE.fullmatch(given[0]) else _new_id()
+
+
+def _new_id() -> str:
+    return os.urandom(16).hex()
