@@ -50,6 +50,7 @@ DOCTOR_CODES = {"ok": 0, "warning": 1, "wrong": 2}
 TASK_FAILED = 1
 TIMED_OUT = 6
 INTERRUPTED = 130
+STDERR = 2
 SHOWN_ROWS = 20
 SHOWN_FIELDS = (
     "id", "state", "position", "estimated_start_at", "created_at", "started_at", "finished_at",
@@ -67,8 +68,16 @@ exit codes: 0 well, 1 the task failed or something unforeseen, 2 wrong input or 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    _hold_standard_streams()
     options = _parser().parse_args(arguments)
     sys.exit(_code_of(lambda: options.run(options)))
+
+
+def _hold_standard_streams() -> None:
+    """Let none of our own files become the input or output of a child, where we were started without."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(descriptor)
 
 
 def _code_of(run: Callable[[], int]) -> int:
@@ -331,17 +340,16 @@ def _up(options: argparse.Namespace) -> int:
             stop.set()
             await asyncio.gather(*helpers)
 
-    try:
+    with contextlib.ExitStack() as at_the_end:
         if embedded:
+            at_the_end.callback(embedded.stop)
             embedded.start()
         url = wiring.url_of(listener)
         _say(f"script-runner {__version__} serves {settings.config} at {url} (documentation: {url}/docs)")
         _say("Ctrl-C stops it; once more stops running scripts too.")
         first = fork(worker)
+        at_the_end.callback(first.see_off)
         _run(all_in_one, fast=True)
-    finally:
-        if embedded:
-            embedded.stop()
     return 0
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+SECONDS_TO_END = 0.002
+
 INPUT = 0
 """The standard input, by its number: there may be none (POSIX, STDIN_FILENO)."""
 
@@ -37,10 +39,20 @@ class Child:
         """Ask it to stop (TERM)."""
         os.kill(self.pid, signal.SIGTERM)
 
+    def see_off(self) -> None:
+        """Ask it to stop and return when it has ended; for when no event loop did."""
+        if self.returncode is None:
+            self.terminate()
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
     def _bury(self, loop: asyncio.AbstractEventLoop, end: "asyncio.Future[None]") -> None:
         loop.remove_reader(self._line)
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid:  # it has let go of the line a moment before it ends
+            loop.call_later(SECONDS_TO_END, self._bury, loop, end)
+            return
         self._line.close()
-        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.returncode = os.waitstatus_to_exitcode(status)
         end.set_result(None)
 
 

@@ -286,7 +286,8 @@ async def _tell(process: Process, task: Task, logs: Logs) -> None:
     """Hand on what a running script says, the last part of it when it says a lot."""
     told = dict.fromkeys(STREAMS, 0)
     while True:
-        for name, stream in zip(STREAMS, (process.stdout, process.stderr), strict=True):
+        for name in STREAMS:
+            stream: BinaryIO = getattr(process, name)
             if stream.closed:  # a cancel can be swallowed on the way to the log store
                 return
             size = _size(stream)

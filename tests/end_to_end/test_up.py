@@ -70,6 +70,16 @@ def test_a_chosen_port_is_taken_also_from_the_environment(site: Site) -> None:
     program.wait_for_output(f" at http://127.0.0.1:{port} ")
 
 
+def test_it_may_be_started_without_an_input(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no standard input is open no file of ours takes its place, and is closed with it in the worker."""
+    command = site._command
+    monkeypatch.setattr(site, "_command", lambda words: ["sh", "-c", 'exec "$@" <&-', "sh", *command(words)])
+    server = started(site)
+
+    assert server.run("true")["state"] == "succeeded"
+    assert "is started again" not in server.output
+
+
 # Where its data is
 
 
