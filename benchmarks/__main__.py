@@ -92,14 +92,16 @@ def main() -> None:
         signal.signal(number, _interrupt)
     if asked.check or asked.keep:
         sys.exit(costs.main(is_kept=asked.keep))
+    figures: list[Figure] = []
+    machine = _machine()
     try:
-        figures = list(_measured(asked))
+        figures.extend(_measured(asked))
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(INTERRUPTED)
-    machine = _machine()
-    print(" · ".join(f"{name} {value}" for name, value in machine.items()))
-    print(f"{table(figures)}\n\n{bars(figures)}".rstrip())
+    finally:  # what was measured before something failed was measured all the same
+        print(" · ".join(f"{name} {value}" for name, value in machine.items()))
+        print(f"{table(figures)}\n\n{bars(figures)}".rstrip())
     if asked.publish:
         PUBLISHED.write_text(published(PUBLISHED.read_text(), figures, machine=machine, costs=costs.kept()))
     if asked.json:

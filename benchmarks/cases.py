@@ -357,14 +357,22 @@ class Bench:
     # Rounds, and what one measures
 
     def _rounds(self, title: str, sides: Mapping[str, Callable[[], Values]], *, count: int | None = None) -> Found:
-        """All sides in turn, so many times; each time another one begins."""
+        """All sides in turn, so many times; each time another one begins. A peer that fails is left out."""
         values: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         total, names = count or self.sizes.rounds, list(sides)
         for number in range(total):
             self.say(f"{title}, round {number + 1} of {total}")
             first = number % len(names)
             for name in names[first:] + names[:first]:
-                for key, value in sides[name]().items():
+                try:
+                    found = sides[name]()
+                except SystemExit as error:
+                    if name in OURS or name not in self.starts:
+                        raise
+                    self.say(f"{title}: {name} is left out: {error}")
+                    names.remove(name)
+                    continue
+                for key, value in found.items():
                     values[name][key].append(value)
         return {name: {key: tuple(found) for key, found in values[name].items()} for name in names}
 

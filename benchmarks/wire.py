@@ -345,6 +345,9 @@ class Api:
         return found
 
     def _ask(self, request: bytes) -> bytes:
+        if _is_closed(self._own):  # while it was idle, as a server may (RFC 9112, section 9.5)
+            self._own.close()
+            self._own = self._connected()
         self._own.sendall(request)
         answer = _received(self._own)
         while not is_http_answer(answer):
@@ -376,6 +379,13 @@ def _received(connection: socket.socket) -> bytes:
     if not data:
         raise SystemExit("the server closed a connection")
     return data
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
 
 
 def _is_last(answer: bytes) -> bool:
