@@ -80,27 +80,27 @@ def application(
         found.path_regex = re.compile(found.path_regex.pattern, re.DOTALL)  # a newline may stand in path and name
         return found
 
-    routes = [
-        route("/health", "GET", api.health, _Anyone()),
-        route("/", "GET", api.home),
-        route("/ready", "GET", api.ready),
-        route("/metrics", "GET", api.metrics),
-        route("/openapi.json", "GET", api.openapi),
-        route("/docs", "GET", api.docs),
-        route("/docs/{asset}", "GET", api.asset),
-        route("/task", "GET", api.list),
+    routes = [  # what is asked most comes first, since each is tried until one fits
+        route("/task/{id}", "GET", api.get),
         route("/task", "POST", api.submit),
         route("/task/{id:uuid}/cancel", "POST", api.cancel),
         route("/task/{path:path}", "POST", api.submit),
-        route("/task/{id}", "GET", api.get),
+        route("/task", "GET", api.list),
         route("/task/{id}", "DELETE", api.remove),
         route("/task/{id}/results", "GET", api.results),
         route("/task/{id}/attachments/{name:path}", "GET", api.attachment),
         route("/task/{id}/logs", "GET", api.logs),
         route("/task/{id}/events", "GET", api.events),
+        route("/script/{id}", "GET", api.get),
         route("/script", "POST", api.submit_script),
         route("/script/{path:path}", "POST", api.submit_script),
-        route("/script/{id}", "GET", api.get),
+        route("/health", "GET", api.health, _Anyone()),
+        route("/ready", "GET", api.ready),
+        route("/metrics", "GET", api.metrics),
+        route("/", "GET", api.home),
+        route("/openapi.json", "GET", api.openapi),
+        route("/docs", "GET", api.docs),
+        route("/docs/{asset}", "GET", api.asset),
     ]
     return Watched(_Site(routes), Cors(options.cors_origins), service.watch, traces or Untraced())
 

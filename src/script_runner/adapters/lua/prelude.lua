@@ -311,12 +311,19 @@ local function place(owner, waiting)
   return before + 1, expected_wait(before + 1)
 end
 
+local function field(record, name)
+  for index = 1, #record, 2 do
+    if record[index] == name then
+      return record[index + 1]
+    end
+  end
+end
+
 -- A task as it is told: its record, and its place.
 local function told(id)
   local record = redis.call('HGETALL', key('task', id))
-  local task = read(id, 'state', 'owner', 'sequence')
-  if task[1] ~= 'queued' then
+  if field(record, 'state') ~= 'queued' then
     return {record, 0, -1}
   end
-  return {record, place(task[2], member(id, task[3]))}
+  return {record, place(field(record, 'owner'), member(id, field(record, 'sequence')))}
 end

@@ -111,7 +111,8 @@ class RedisTasks:
 
     async def get(self, task_id: str) -> Task | None:
         task = self._told(await self._run("get", task_id))
-        await self._require_followed([task] if task else [])
+        if task and self._replicas:
+            await self._require_followed([task])
         return task
 
     async def list(self, owner: str, *, states: Sequence[State], cursor: str | None, limit: int) -> Page:
