@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from script_runner import __version__, wiring
 from script_runner.config import (
@@ -70,7 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     _hold_standard_streams()
     options = _parser().parse_args(arguments)
-    sys.exit(_code_of(lambda: options.run(options)))
+    _end(_code_of(lambda: options.run(options)))
+
+
+def _end(code: int) -> NoReturn:
+    """End the process; at once where the library of the object stores is loaded.
+
+    Its threads may abort a Python that is taken down under them (PyO3/pyo3-async-runtimes, issue 40).
+    """
+    if "obstore" in sys.modules:
+        logging.shutdown()
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _hold_standard_streams() -> None:

@@ -289,6 +289,8 @@ async def main():
     print(saved.size, size, peak() - before)
 
 asyncio.run(main())
+sys.stdout.flush()
+os._exit(0)  # as the command line does (cli._end)
 """
 
 

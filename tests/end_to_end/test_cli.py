@@ -598,3 +598,16 @@ def test_wait_outlives_a_restart_of_the_server(tmp_path: Path) -> None:
         assert again.pid != site_server_pid
         assert waiting.wait() == 0
         until(lambda: "succeeded" in waiting.output)
+
+
+def test_a_process_with_an_object_store_ends_before_python_is_taken_down(site: Site) -> None:
+    """Threads of the library would abort it now and then: all is written, and it ends with the same code."""
+    begin = "import atexit, sys; atexit.register(print, 'taken down'); sys.modules['obstore'] = sys"
+    program = f"{begin}; from script_runner.cli import main; main(['check', 'nothing.json'])"
+
+    done = subprocess.run(
+        [site.python, "-c", program], cwd=site.folder, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nothing.json cannot be read" in done.stderr
