@@ -238,6 +238,10 @@ class Worker:
 
     async def _outcome(self, running: _Running, span: Span) -> Outcome | None:
         lapses = self._heart.lapses
+        if self._heart.is_overdue:  # its script would be killed at once: the lease is not known to be ours
+            running.is_unstarted = True
+            await asyncio.sleep(RETRY_SECONDS)
+            return None
         try:
             task = running.task
             if span.traceparent != task.traceparent:

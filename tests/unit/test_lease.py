@@ -21,7 +21,7 @@ from script_runner.ports import Artifacts, Label, Lease, Saved, Word
 from script_runner.run import Workshop
 from script_runner.spec import Spec
 from script_runner.task import Outcome, State, Task
-from script_runner.worker import Terms, Worker
+from script_runner.worker import Terms, Worker, boot_time
 
 ALONE = 'exec 9> "$LOCK"; flock -n 9 || { echo twice >> "$LEDGER"; exit 9; }; echo once >> "$LEDGER"'
 """A run that says so in the ledger when another one is beside it."""
@@ -49,6 +49,7 @@ class Ledger(MemoryTasks):
         self.claims_to_hang = 0
         self.releases = asyncio.Event()
         self.releases.set()
+        self.given_back = 0
         self.hears = 0
 
     async def hear(self, worker: str, running: Sequence[Task]) -> Word:
@@ -58,6 +59,7 @@ class Ledger(MemoryTasks):
     async def release(self, task: Task, *, counted: bool) -> bool:
         if not counted:
             await self.releases.wait()
+            self.given_back += 1
         return await super().release(task, counted=counted)
 
     async def finish(self, task: Task, outcome: Outcome) -> bool:
@@ -106,6 +108,24 @@ class LateLease(MemoryLease):
         if self.renewals == 2:
             assert self.answers.wait(60)
         return super().renew(worker, **terms)
+
+
+class UntoldLease(MemoryLease):
+    """A lease whose second renewal is granted for a minute, which the worker is told only later."""
+
+    def __init__(self, tasks: MemoryTasks) -> None:
+        super().__init__(tasks)
+        self.renewals = 0
+        self.overdue_at = 0.0
+        self.answers = threading.Event()
+
+    def renew(self, worker: str, *, seconds: float, **terms: Any) -> bool:
+        self.renewals += 1
+        self.overdue_at = self.overdue_at or boot_time() + seconds
+        was_there = super().renew(worker, seconds=60.0, **terms)
+        if self.renewals == 2:
+            assert self.answers.wait(60)
+        return was_there
 
 
 class CountingExecutor(LocalExecutor):
@@ -203,6 +223,31 @@ class Bench:
 def bench(tmp_path: Path) -> Bench:
     (tmp_path / "store").mkdir()
     return Bench(tmp_path)
+
+
+def test_a_task_that_comes_while_the_lease_is_not_known_to_be_held_is_given_back(bench: Bench) -> None:
+    """As after an outage, when a claim is answered before a renewal: what would be killed at once is not begun."""
+
+    async def scenario() -> Task:
+        lease = UntoldLease(bench.ledger)
+
+        async def is_overdue() -> bool:
+            return lease.renewals == 2 and boot_time() > lease.overdue_at
+
+        async def is_given_back() -> bool:
+            return bench.ledger.given_back > 0
+
+        async with bench.working(ALONE, lease_seconds=1.0, lease=lease):
+            await until(is_overdue)
+            await bench.ledger.add(Task(id="a", owner="ada", arguments={}, max_attempts=1))
+            await until(is_given_back)
+            lease.answers.set()
+            return await bench.until_state(State.SUCCEEDED)
+
+    task = asyncio.run(scenario())
+
+    assert task.attempt == 1
+    assert bench.stamps == ["once"]
 
 
 def test_a_task_that_comes_back_while_its_end_is_being_reported_is_run_again(bench: Bench) -> None:
