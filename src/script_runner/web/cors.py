@@ -9,6 +9,7 @@ METHODS = "GET, POST, DELETE, OPTIONS"
 EXPOSED = (
     "Location, ETag, Content-Range, Retry-After, Preference-Applied, X-Log-Offset, X-Log-Next-Offset, X-Request-ID"
 )
+EXPOSED_FIELD = (b"access-control-expose-headers", EXPOSED.encode())
 MAX_AGE_SECONDS = 86_400
 
 Fields = list[tuple[bytes, bytes]]
@@ -22,7 +23,7 @@ class Cors:
 
     def fields(self, asked: Headers) -> Fields:
         """The header fields that an answer to this request gets."""
-        return [(b"access-control-expose-headers", EXPOSED.encode()), *self._allowed(asked)]
+        return [EXPOSED_FIELD, *self._allowed(asked)]
 
     def preflight(self, method: str, asked: Headers) -> Response | None:
         """The answer to a question whether a request may be sent; None to any other request."""

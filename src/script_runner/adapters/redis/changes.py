@@ -16,7 +16,7 @@ from script_runner.adapters.redis.connection import (
     connect,
     explained,
     prefix_of,
-    scripts_of,
+    source_of,
 )
 from script_runner.adapters.redis.wire import Listening, Wire
 from script_runner.errors import Error
@@ -61,7 +61,7 @@ class RedisChanges:
         self._states_bytes = self._states.encode()
         self._client = connect(url, self._prefix, is_waiting=False)
         self._wire = Wire(self._client.connection_pool, patience_seconds=ANSWER_SECONDS)
-        self._versions_of = scripts_of(self._client)["versions"]
+        self._versions_of = self._client.register_script(source_of("versions"))
         self._watching: dict[str, list[Tell]] = {}
         self._versions: dict[str, Sequence[bytes]] = {}
         """What the last look at each task saw."""

@@ -182,11 +182,3 @@ def prefix_of(namespace: str) -> str:
 def source_of(name: str) -> str:
     folder = resources.files("script_runner.adapters") / "lua"
     return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
-
-
-def scripts_of(client: Any) -> dict[str, Any]:
-    names = (
-        "add", "alive", "append", "cancel", "claim", "expired", "figures", "finish", "followed", "get",
-        "hear", "leave", "reap", "release", "remove", "versions",
-    )  # fmt: skip
-    return {name: client.register_script(source_of(name)) for name in names}

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from script_runner.adapters.redis.connection import FORMAT, answering, close, connect, prefix_of, scripts_of
+from script_runner.adapters.redis.connection import FORMAT, answering, close, connect, prefix_of, source_of
 from script_runner.ports import LogChunk, Unwatched, Watch
 
 TAIL_BYTES: Final = 64 * 1024
@@ -16,7 +16,7 @@ class RedisLogs:
         self._watch = watch or Unwatched()
         self._prefix = prefix_of(namespace)
         self._client = connect(url, self._prefix, is_waiting=False)
-        self._append = scripts_of(self._client)["append"]
+        self._append = self._client.register_script(source_of("append"))
 
     async def append(self, task_id: str, stream: str, chunk: LogChunk) -> None:
         arguments = [FORMAT, task_id, stream, chunk.offset, chunk.data, TAIL_BYTES]

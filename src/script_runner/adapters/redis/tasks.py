@@ -22,7 +22,7 @@ from script_runner.adapters.redis.connection import (
     connect,
     explained,
     prefix_of,
-    scripts_of,
+    source_of,
 )
 from script_runner.adapters.redis.records import (
     LISTED,
@@ -49,6 +49,11 @@ REMEMBERED: Final = 10_000
 
 REPLICA_SECONDS: Final = 1.0
 """How long replicas may take to follow a write."""
+
+_SCRIPTS = (
+    "add", "alive", "cancel", "claim", "expired", "figures", "finish", "followed", "get", "hear", "leave", "reap",
+    "release", "remove",
+)  # fmt: skip
 
 _DURABLE = frozenset({"add", "cancel", "claim", "finish", "release", "remove"})
 """The scripts after which somebody acts on what was written."""
@@ -80,7 +85,7 @@ class RedisTasks:
         self._waiting = connect(url, self._prefix, is_waiting=True)
         self._wire = Wire(self._client.connection_pool, patience_seconds=ANSWER_SECONDS)
         self._waits: dict[tuple[str, str], Wire] = {}
-        self._scripts = scripts_of(self._client)
+        self._scripts = {name: self._client.register_script(source_of(name)) for name in _SCRIPTS}
         self._limits = limits or Limits()
         self._replicas = replicas
         self._format = newest
