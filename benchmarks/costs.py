@@ -39,9 +39,12 @@ OUTER = ("evalsha", "eval", "blpop")
 WATCHED = ("server", "worker")
 """The processes that are ours to make cheaper; Redis would be charged with our own looks at it."""
 
+WIRING = "from script_runner.wiring import keeping, serving, working"
+"""What the command line imports, whichever process it becomes."""
+
 IMPORTS = {
-    "server": "import script_runner.wiring, script_runner.web.api, uvicorn",
-    "worker": "import script_runner.wiring, script_runner.worker, script_runner.adapters.process",
+    "server": f"{WIRING}; import script_runner.web.api, uvicorn",
+    "worker": f"{WIRING}; import script_runner.worker, script_runner.adapters.process",
     "client": "import script_runner.client",
 }
 

@@ -12,7 +12,7 @@ ASK = """
 import asyncio, os
 from script_runner.config import read_settings
 from script_runner.errors import Error
-from script_runner.wiring import auth_provider
+from script_runner.wiring.parts import auth_provider
 
 word, provider = auth_provider(read_settings(os.environ), os.environ)
 print(word, asyncio.run(provider.identify(["Bearer s3same"])).owner)

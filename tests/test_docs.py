@@ -8,11 +8,12 @@ from typing import Any, get_args
 import pytest
 from pydantic import AliasChoices, BaseModel
 
-from script_runner import cli, wiring
+from script_runner import cli
 from script_runner.config import Settings
 from script_runner.errors import Code
 from script_runner.spec import Spec
 from script_runner.task import State
+from script_runner.wiring.parts import auth_words
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,7 +99,7 @@ def test_every_route_is_documented():
 
 def test_every_auth_word_is_documented():
     """docs/auth.md names each word that AUTH_PROVIDER takes."""
-    assert [word for word in wiring.auth_words() if f"`{word}`" not in text("docs/auth.md")] == []
+    assert [word for word in auth_words() if f"`{word}`" not in text("docs/auth.md")] == []
 
 
 DOCUMENTS = sorted(

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ MAY_IMPORT = {
     "client": NOUNS,
     "config": NOUNS,
     "fork": set(),
-    "wiring": NOUNS | RULES | CASES | {"adapters", "web", "client", "config", "fork", ""},
+    "wiring": NOUNS | RULES | CASES | {"adapters", "web", "client", "config", "fork", "wiring", ""},
     "diagnosis": NOUNS | RULES | {"wiring", "adapters", "config"},
     "cli": {"wiring", "diagnosis", "doctor", "config", "client", "spec", "fork", "errors", ""},
     "__main__": {"cli"},
@@ -30,6 +31,17 @@ MAY_IMPORT = {
     "": set(),
 }
 """Layer by layer; the empty name is the package itself, which holds the version."""
+
+WIRING = {
+    "__init__": set(),
+    "parts": set(),
+    "keeping": set(),
+    "checking": {"parts"},
+    "watching": {"parts"},
+    "serving": {"parts", "checking", "watching"},
+    "working": {"parts", "checking", "watching"},
+}
+"""Which files of its own folder each file of wiring may import: server and worker share what is below both."""
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "models", "base", "helpers", "misc"}
 
@@ -46,15 +58,22 @@ def layer(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The layers that a file imports, wherever in it the import stands."""
-    found = set()
+    """The layers that a file imports."""
+    return {_submodule(steps[0]) for steps in own_names(path)}
+
+
+def own_names(path: Path) -> Iterator[list[str]]:
+    """The steps to each name of this package that a file imports, wherever in it the import stands."""
+    folder = ["script_runner", *path.parent.relative_to(PACKAGE).parts]
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "script_runner":
-            steps = node.module.split(".")[1:]
-            found |= {steps[0]} if steps else {_submodule(alias.name) for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("script_runner.")}
-    return found
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = folder[: len(folder) + 1 - node.level] if node.level else []
+            module = node.module.split(".") if node.module else []
+            names = [[*start, *module, alias.name] for alias in node.names]
+        yield from (steps for top, *steps in names if top == "script_runner" and steps)
 
 
 def _submodule(name: str) -> str:
@@ -76,6 +95,17 @@ def test_an_adapter_never_imports_another():
     own = {path: path.relative_to(PACKAGE / "adapters").parts[0].removesuffix(".py") for path in ADAPTER_FILES}
 
     assert {path: names for path, names in known.items() if set(names) - {own[path], ""}} == {}
+
+
+def test_the_files_of_wiring_stand_on_one_another_without_a_cycle():
+    """The server and the worker share what is below both, and neither knows the other."""
+    files = [path for path in FILES if path.parent.name == "wiring"]
+    known = {
+        path.stem: {".".join(steps[1:2]) for steps in own_names(path) if steps[0] == "wiring"} for path in files
+    }
+
+    assert set(known) == set(WIRING)
+    assert {name: others - WIRING[name] for name, others in known.items() if others - WIRING[name]} == {}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

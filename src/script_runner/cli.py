@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from script_runner import __version__, wiring
+from script_runner import __version__
 from script_runner.config import (
     DEFAULT_CONFIG,
     DEFAULT_RUNDIR,
@@ -28,6 +28,8 @@ from script_runner.diagnosis import diagnosis
 from script_runner.doctor import worst
 from script_runner.errors import Code, Error
 from script_runner.fork import INPUT, be_called, fork
+from script_runner.wiring import checking, keeping, serving, watching, working
+from script_runner.wiring.parts import auth_provider
 
 if TYPE_CHECKING:
     from script_runner.client import Client, TaskEvent
@@ -305,13 +307,13 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _say(sentence: str) -> None:
     """Tell the operator: on standard error, or where that is a log of JSON lines as one of them."""
-    if not wiring.say_in_log(sentence):
+    if not watching.say_in_log(sentence):
         print(sentence, file=sys.stderr, flush=True)
 
 
 def _say_error(error: Error) -> None:
     """One sentence, and the mistakes in a file one a line."""
-    if wiring.say_in_log(error.message, error.problems):
+    if watching.say_in_log(error.message, error.problems):
         return
     _say(f"script-runner: {error.message}")
     for problem in error.problems:
@@ -327,28 +329,28 @@ def _report_without_effect() -> None:
 
 def _up(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    wiring.start_logging(settings)
+    watching.start_logging(settings)
     _report_without_effect()
-    spec = wiring.load(settings)
-    wiring.auth_provider(settings, os.environ)
-    settings, embedded = wiring.prepare_data(settings, options.data)
-    wiring.require_stores(settings)
-    listener = wiring.listen(settings)
+    spec = checking.load(settings)
+    auth_provider(settings, os.environ)
+    settings, embedded = keeping.prepare_data(settings, options.data)
+    checking.require_stores(settings)
+    listener = serving.listen(settings)
 
     def worker() -> int:
         listener.close()
         if embedded:
             embedded.leave()
-        own = wiring.settings_of_worker(settings)
+        own = keeping.settings_of_worker(settings)
         return _code_of(lambda: _work(own, spec, until_input_ends=True))
 
     async def all_in_one(stop: asyncio.Event, hurry: asyncio.Event) -> None:
-        helpers = [asyncio.create_task(wiring.keep_worker(settings, first, stop=stop, hurry=hurry))]
+        helpers = [asyncio.create_task(keeping.keep_worker(settings, first, stop=stop, hurry=hurry))]
         if embedded:
-            helpers.append(asyncio.create_task(wiring.keep_embedded(embedded, stop=stop)))
+            helpers.append(asyncio.create_task(keeping.keep_embedded(embedded, stop=stop)))
         try:
             alone = settings.with_options(linger_seconds=0.0)  # no load balancer is in front of it
-            await wiring.serve(alone, spec, listener, stop=stop, hurry=hurry, announce=_say)
+            await serving.serve(alone, spec, listener, stop=stop, hurry=hurry, announce=_say)
         finally:
             stop.set()
             await asyncio.gather(*helpers)
@@ -357,7 +359,7 @@ def _up(options: argparse.Namespace) -> int:
         if embedded:
             at_the_end.callback(embedded.stop)
             embedded.start()
-        url = wiring.url_of(listener)
+        url = serving.url_of(listener)
         _say(f"script-runner {__version__} serves {settings.config} at {url} (documentation: {url}/docs)")
         _say("Ctrl-C stops it; once more stops running scripts too.")
         first = fork(worker)
@@ -369,16 +371,16 @@ def _up(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     be_called("runner-server")
     settings = _settings(options)
-    wiring.start_logging(settings)
+    watching.start_logging(settings)
     _report_without_effect()
-    spec = wiring.load(settings)
-    wiring.auth_provider(settings, os.environ)
-    wiring.require_stores(settings)
-    listener = wiring.listen(settings)
+    spec = checking.load(settings)
+    auth_provider(settings, os.environ)
+    checking.require_stores(settings)
+    listener = serving.listen(settings)
 
     async def server(stop: asyncio.Event, hurry: asyncio.Event) -> None:
-        _say(f"script-runner {__version__} serves {settings.config} at {wiring.url_of(listener)}")
-        await wiring.serve(settings, spec, listener, stop=stop, hurry=hurry, announce=_say)
+        _say(f"script-runner {__version__} serves {settings.config} at {serving.url_of(listener)}")
+        await serving.serve(settings, spec, listener, stop=stop, hurry=hurry, announce=_say)
 
     _run(server, fast=True)
     return 0
@@ -386,20 +388,20 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _worker(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    wiring.start_logging(settings)
+    watching.start_logging(settings)
     if not options.until_input_ends:  # else the process above has said so
         _report_without_effect()
-    return _work(settings, wiring.load(settings), until_input_ends=options.until_input_ends)
+    return _work(settings, checking.load(settings), until_input_ends=options.until_input_ends)
 
 
 def _work(settings: Settings, spec: "Spec", *, until_input_ends: bool) -> int:
     be_called("runner-worker")
-    wiring.require_stores(settings)
+    checking.require_stores(settings)
 
     async def worker(drain: asyncio.Event, hurry: asyncio.Event) -> None:
         if until_input_ends:
             asyncio.get_running_loop().add_reader(INPUT, lambda: _end_of_input(drain))
-        await wiring.work(settings, spec, drain=drain, hurry=hurry)
+        await working.work(settings, spec, drain=drain, hurry=hurry)
 
     # uvloop would fork for every script; the plain loop lets them be spawned cheaply
     _run(worker, fast=False)
@@ -442,11 +444,11 @@ def _check(options: argparse.Namespace) -> int:
     config = _config_path(options) or os.environ.get("SCRIPT_RUNNER_CONFIG") or DEFAULT_CONFIG
     errors: list[Error] = []
     with _collected(errors):
-        errors += wiring.wrong_settings(_settings(options), os.environ)
+        errors += checking.wrong_settings(_settings(options), os.environ)
     cautions: list[str] = []
     with _collected(errors):
         rundir = os.environ.get("SCRIPT_RUNNER_RUNDIR") or DEFAULT_RUNDIR
-        cautions = wiring.cautions(read_spec(Path(config), rundir=rundir))
+        cautions = checking.cautions(read_spec(Path(config), rundir=rundir))
     if options.json:
         problems = [asdict(problem) for error in errors for problem in error.problems]
         ok = not errors and not cautions
@@ -486,11 +488,13 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    spec = wiring.load(settings)
+    spec = checking.load(settings)
     query, body = _query(options), _body(options)
-    explanation = wiring.explain(settings, spec, path=options.path, query=query, body=body, environment=os.environ)
+    explanation = checking.explain(
+        settings, spec, path=options.path, query=query, body=body, environment=os.environ
+    )
     print(json.dumps(explanation, indent=2, ensure_ascii=False) if options.json else _explained(explanation))
-    for caution in wiring.cautions(spec):
+    for caution in checking.cautions(spec):
         _say(f"{settings.config}: {caution}")
     return 0
 

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from script_runner import doctor, wiring
+from script_runner import doctor
 from script_runner.adapters.redis.examination import examine
 from script_runner.command import names
 from script_runner.config import Settings, default_data_folder, script_environment
 from script_runner.doctor import Finding, Space, Verdict
 from script_runner.errors import Code, Error
 from script_runner.spec import Spec
+from script_runner.wiring import checking, working
+from script_runner.wiring.parts import auth_provider, is_loopback, required_redis_url
 
 STORE_SETTINGS = "look at SCRIPT_RUNNER_STORE and its credentials; script-runner does not start with these"
 STORE_ACCESS = "let servers and workers reach it, and write, read and remove there"
@@ -27,11 +29,11 @@ def diagnosis(settings: Settings, environment: Mapping[str, str]) -> list[Findin
     findings += _examined_redis(settings)
     findings += _examined_store(settings)
     findings.append(doctor.of_space("run folder", _space(Path((spec and spec.command_rundir) or settings.rundir))))
-    concurrency = settings.concurrency or wiring.cores()
+    concurrency = settings.concurrency or working.cores()
     limits = doctor.Limits(
         open_files=_hard_limit(resource.RLIMIT_NOFILE),
         processes=_hard_limit(resource.RLIMIT_NPROC),
-        files_needed=wiring.descriptors_of(concurrency),
+        files_needed=working.descriptors_of(concurrency),
         scripts=concurrency,
     )
     return [*findings, *doctor.of_limits(limits)]
@@ -40,7 +42,7 @@ def diagnosis(settings: Settings, environment: Mapping[str, str]) -> list[Findin
 def _examined_config(settings: Settings, environment: Mapping[str, str]) -> tuple[Spec | None, list[Finding]]:
     path = settings.config
     try:
-        spec = wiring.load(settings)
+        spec = checking.load(settings)
     except Error as error:
         mistakes = "; ".join(f"{problem.name}: {problem.problem}" for problem in error.problems)
         advice = "mend the file; script-runner check says all that is wrong, line by line"
@@ -50,7 +52,7 @@ def _examined_config(settings: Settings, environment: Mapping[str, str]) -> tupl
     found = shutil.which(program, path=script_environment(environment, spec).get("PATH", os.defpath))
     if found:
         findings.append(doctor.ok("program", f"{program} is {found}"))
-    for caution in wiring.cautions(spec):
+    for caution in checking.cautions(spec):
         advice = "where workers run, the image or machine must have it"
         findings.append(doctor.wrong("program", caution, advice))
     for name in _missing_files(spec):
@@ -62,21 +64,21 @@ def _examined_config(settings: Settings, environment: Mapping[str, str]) -> tupl
 def _missing_files(spec: Spec) -> list[str]:
     """Further fixed arguments that look like a script of its own, and name no file."""
     words = [part.templates[0].source for part in spec.command[1:] if not part.is_group and not names([part])]
-    known = wiring.missing_script(spec)
-    endings = wiring.SCRIPT_ENDINGS
+    known = checking.missing_script(spec)
+    endings = checking.SCRIPT_ENDINGS
     return [word for word in words if word != known and Path(word).suffix in endings and not Path(word).exists()]
 
 
 def _examined_auth(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
     try:
-        word, _ = wiring.auth_provider(settings, environment)
+        word, _ = auth_provider(settings, environment)
     except Error as error:
         return [
             doctor.wrong(
                 "auth", error.message, "set AUTH_PROVIDER and the variables of its provider (docs/auth.md)"
             )
         ]
-    if word == "none" and not wiring.is_loopback(settings.host):
+    if word == "none" and not is_loopback(settings.host):
         sentence = f"whoever reaches {settings.host} may use this server (AUTH_PROVIDER=none)"
         return [doctor.warning("auth", sentence, "set another AUTH_PROVIDER, or let only those reach it who may")]
     return [doctor.ok("auth", f"AUTH_PROVIDER is {word}")]
@@ -88,7 +90,7 @@ def _examined_redis(settings: Settings) -> list[Finding]:
             doctor.ok("redis", "none is configured: script-runner up starts its own; serve and worker need one")
         ]
     try:
-        facts = examine(wiring.required_redis_url(settings), settings.namespace)
+        facts = examine(required_redis_url(settings), settings.namespace)
     except Error as error:
         sentence, _, advice = error.message.rstrip(".").partition(": ")
         return [doctor.wrong("redis", sentence, advice)]
@@ -111,7 +113,7 @@ def _examined_store(settings: Settings) -> list[Finding]:
 
 def _probed(settings: Settings) -> Finding:
     try:
-        asyncio.run(wiring.probe_store(settings))
+        asyncio.run(checking.probe_store(settings))
     except Error as error:
         advice = STORE_SETTINGS if error.code is Code.INVALID_CONFIG else STORE_ACCESS
         return doctor.wrong("store", error.message, advice)

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 from tests.servers import HOST, certificates
 from tests.stores import NANIO_KEYS, Nanio
 
-from script_runner import wiring
 from script_runner.config import read_settings
 from script_runner.errors import Error
+from script_runner.wiring.parts import artifact_store
 
 ECS, POD_IDENTITY, METADATA = "169.254.170.2", "169.254.170.23", "169.254.169.254"
 TOKEN_SERVICE = "sts.us-east-1.amazonaws.com"
@@ -128,7 +128,7 @@ def main(kind: str) -> None:
         serve(HOST, 443, as_token_service(Path(folder)))
         os.environ["SCRIPT_RUNNER_STORE"] = nanio.access().url
         os.environ.update(environment(kind, Path(folder), port))
-        artifacts = wiring._artifacts(read_settings(os.environ))
+        artifacts = artifact_store(read_settings(os.environ))
         try:
             asyncio.run(artifacts.save("task/1/0", [b"x"]) if kind != "nothing" else artifacts.check())
             said = "kept"

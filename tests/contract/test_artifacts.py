@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tests.servers import until
 from tests.stores import EMULATORS, Emulator
 
-from script_runner import wiring
 from script_runner.adapters.store import PIECE_BYTES, FileArtifacts
 from script_runner.config import read_settings
 from script_runner.errors import Code, Error
 from script_runner.ports import Artifacts, Saved
+from script_runner.wiring.parts import artifact_store
 
 
 def file_store(folder: Path) -> Artifacts:
@@ -71,7 +71,7 @@ def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def bench(environment: Mapping[str, str]) -> Bench:
-    return Bench(wiring._artifacts(read_settings(environment)))
+    return Bench(artifact_store(read_settings(environment)))
 
 
 def new_key() -> str:
@@ -271,15 +271,15 @@ def test_check_of_a_working_store(bench: Bench) -> None:
 LARGE = """
 import asyncio, os, sys
 from pathlib import Path
-from script_runner import wiring
 from script_runner.config import read_settings
+from script_runner.wiring.parts import artifact_store
 
 def peak():
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1])
 
 async def main():
-    artifacts = wiring._artifacts(read_settings(os.environ))
+    artifacts = artifact_store(read_settings(os.environ))
     await artifacts.save("task/1/0", [b"x"])
     before = peak()
     saved = await artifacts.save("task/1/1", (bytes([number]) * 1_000_000 for number in range(int(sys.argv[1]))))

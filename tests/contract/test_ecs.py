@@ -21,7 +21,7 @@ from script_runner.errors import Code, Error
 from script_runner.run import Workshop
 from script_runner.spec import Spec
 from script_runner.task import State, Task
-from script_runner.wiring import _shelter
+from script_runner.wiring.working import _shelter
 from script_runner.worker import Terms, Worker
 
 QUICK = Pauses(release=0.0, renew=600.0, retry=0.0)

@@ -19,11 +19,11 @@ import pytest
 from tests.servers import HOST, Proxy, certificates, free_port
 from tests.stores import BUCKET, EMULATORS, Access, Azurite, Emulator
 
-from script_runner import wiring
 from script_runner.adapters.objects import ASKING, PART_BYTES, READING, SAVING, ObjectArtifacts
 from script_runner.config import read_settings
 from script_runner.errors import Code, Error
 from script_runner.ports import Artifacts, Label
+from script_runner.wiring.parts import artifact_store
 
 MIB = 1 << 20
 SECRETS = re.compile(r"nanio-key|nanio-secret|Eby8|wrong-secret|127\.0\.0\.1|Authorization|Debug|artifacts/")
@@ -43,7 +43,7 @@ def proxy(emulator: Emulator) -> Iterator[Proxy]:
 
 
 def opened(access: Access) -> Artifacts:
-    return wiring._artifacts(read_settings(access.environment))
+    return artifact_store(read_settings(access.environment))
 
 
 def new_key() -> str:
@@ -193,8 +193,8 @@ def test_an_upload_that_is_cancelled_leaves_nothing(emulator: Emulator) -> None:
 
 UPLOAD = """
 import asyncio, os, sys, time
-from script_runner import wiring
 from script_runner.config import read_settings
+from script_runner.wiring.parts import artifact_store
 
 def chunks():
     for number in range(40):
@@ -203,7 +203,7 @@ def chunks():
             time.sleep(60)
         yield os.urandom(1 << 20)
 
-asyncio.run(wiring._artifacts(read_settings(os.environ)).save(sys.argv[1], chunks()))
+asyncio.run(artifact_store(read_settings(os.environ)).save(sys.argv[1], chunks()))
 """
 
 
@@ -392,9 +392,9 @@ def test_a_url_is_good_for_one_file_alone(name: str, request: pytest.FixtureRequ
 
 SAVE = """
 import asyncio, os, sys
-from script_runner import wiring
 from script_runner.config import read_settings
-asyncio.run(wiring._artifacts(read_settings(os.environ)).save(sys.argv[1], [b"by the environment"]))
+from script_runner.wiring.parts import artifact_store
+asyncio.run(artifact_store(read_settings(os.environ)).save(sys.argv[1], [b"by the environment"]))
 """
 
 

@@ -28,10 +28,10 @@ from tests.deploy.charts import (
 from tests.deploy.settings import known_settings
 
 import script_runner
-from script_runner import wiring
 from script_runner.adapters import auth0
 from script_runner.config import Settings, read_settings
 from script_runner.spec import Spec
+from script_runner.wiring.serving import SECONDS_TO_CLOSE
 
 NAMES = [*CASES, "long everything", "long valkey"]
 
@@ -492,7 +492,7 @@ def test_kubernetes_waits_until_scripts_have_ended(name: str, drain: float, grac
 def test_kubernetes_waits_until_answers_have_ended(case: Rendered):
     """A server lingers and then closes; KILL comes later than that."""
     server = case.pods["server"]
-    needed = float(variables(server)["SCRIPT_RUNNER_LINGER_SECONDS"]) + wiring.SECONDS_TO_CLOSE
+    needed = float(variables(server)["SCRIPT_RUNNER_LINGER_SECONDS"]) + SECONDS_TO_CLOSE
 
     assert server["spec"]["terminationGracePeriodSeconds"] >= needed + 10
 

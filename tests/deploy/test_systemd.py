@@ -15,7 +15,7 @@ from tests.end_to_end.processes import Site, shell_config
 
 from script_runner.adapters.valkey import SECONDS_TO_STOP
 from script_runner.spec import Spec
-from script_runner.wiring import SECONDS_TO_CLOSE
+from script_runner.wiring.serving import SECONDS_TO_CLOSE
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "script-runner.service"
 PROGRAM = "/opt/script-runner/bin/script-runner"

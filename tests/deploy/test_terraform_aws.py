@@ -105,7 +105,9 @@ def test_no_address_range_reaches_redis():
 
 def test_an_idle_connection_is_given_up_by_the_load_balancer_first():
     """Else a request meets a connection that the server has just closed; but no call that waits is cut off."""
-    server_seconds = number(r"timeout_keep_alive=(\d+)", (ROOT / "src/script_runner/wiring.py").read_text())
+    server_seconds = number(
+        r"timeout_keep_alive=(\d+)", (ROOT / "src/script_runner/wiring/serving.py").read_text()
+    )
     wait_seconds = number(
         r"max_wait_seconds: float = ([\d.]+)", (ROOT / "src/script_runner/web/api.py").read_text()
     )
@@ -133,9 +135,9 @@ def test_a_worker_s_health_is_asked_for_where_it_is_told():
 def test_metrics_are_made_of_what_servers_log():
     """Each field of the event ``queue`` that a metric is made of is one that the server writes."""
     [fields] = re.findall(r"queue_metrics = \{\n(.*?)\n  \}", FILES["watch.tf"], re.DOTALL)
-    wiring = (ROOT / "src/script_runner/wiring.py").read_text()
+    serving = (ROOT / "src/script_runner/wiring/serving.py").read_text()
     [written] = re.findall(
-        r"fields = \{\n([^}]*)\}\s+sentence = [^\n]*\n\s+journal\.event\(_log, \"queue\"", wiring
+        r"fields = \{\n([^}]*)\}\s+sentence = [^\n]*\n\s+journal\.event\(_log, \"queue\"", serving
     )
 
     assert set(re.findall(r'= "(\w+)"', fields)) <= set(re.findall(r'"(\w+)":', written))

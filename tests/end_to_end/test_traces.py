@@ -10,8 +10,8 @@ from tests.end_to_end.collector import Collector, SpanSeen
 from tests.end_to_end.processes import Server, Site, shell_config, until
 from tests.servers import RedisServer
 
-from script_runner import wiring
 from script_runner.ports import Untraced
+from script_runner.wiring.watching import traces
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
@@ -137,7 +137,7 @@ def test_collector_that_is_away_holds_nobody_up(redis_server: RedisServer, tmp_p
 )
 def test_nobody_asked_for_traces(environment: dict[str, str], caplog: pytest.LogCaptureFixture):
     """Without an exporter or an address, and where it is forbidden, nothing is recorded and nothing said."""
-    assert isinstance(wiring.traces(environment, role="server"), Untraced)
+    assert isinstance(traces(environment, role="server"), Untraced)
     assert caplog.messages == []
 
 
@@ -149,7 +149,7 @@ def test_extra_that_is_missing_is_named(
 ):
     """Asked for traces without what they take, the process goes on and says how to install it."""
     monkeypatch.setitem(sys.modules, "script_runner.adapters.opentelemetry", None)
-    found = wiring.traces(environment, role="server")
+    found = traces(environment, role="server")
 
     assert isinstance(found, Untraced)
     assert "pip install 'script-runner-api[traces]'" in caplog.text
@@ -157,5 +157,5 @@ def test_extra_that_is_missing_is_named(
 
 def test_exporter_that_is_not_known_is_named(caplog: pytest.LogCaptureFixture):
     """Another exporter than OTLP is refused with a sentence, and tasks go on."""
-    assert isinstance(wiring.traces({"OTEL_TRACES_EXPORTER": "zipkin"}, role="server"), Untraced)
+    assert isinstance(traces({"OTEL_TRACES_EXPORTER": "zipkin"}, role="server"), Untraced)
     assert "expected otlp or none" in caplog.text
