@@ -33,6 +33,19 @@ _Sentinel = tuple[list[tuple[str, int]], str, dict[str, Any]]
 _log = logging.getLogger("script_runner.redis")
 
 
+def _introduction() -> dict[str, Any]:
+    """The version that redis-py tells servers; without it every client reads the metadata of its package anew."""
+    try:
+        from redis.driver_info import DriverInfo  # noqa: PLC0415 - not in older versions
+    except ImportError:
+        return {"lib_version": redis.__version__}
+    return {"driver_info": DriverInfo(lib_version=redis.__version__)}
+
+
+OPTIONS: Final[dict[str, Any]] = {"protocol": 2, **_introduction()}
+"""What all connections have in common."""
+
+
 # Connections
 
 
@@ -54,8 +67,8 @@ def connect(url: str, prefix: str, *, is_waiting: bool) -> Any:
         "socket_timeout": None if is_waiting else ANSWER_SECONDS,
         "socket_connect_timeout": ANSWER_SECONDS / 2,
         "retry": AsyncRetry(ConstantBackoff(0.05), 1),
-        "protocol": 2,
         "redis_connect_func": introduce,
+        **OPTIONS,
     }
     if sentinel := _sentinel(url):
         return _master(redis.asyncio.sentinel.Sentinel, sentinel, options)
@@ -70,7 +83,7 @@ def connect_blocking(url: str) -> Any:
         "socket_timeout": 1.0,
         "socket_connect_timeout": 1.0,
         "retry": Retry(ConstantBackoff(0), 0),
-        "protocol": 2,
+        **OPTIONS,
     }
     if sentinel := _sentinel(url):
         return _master(redis.sentinel.Sentinel, sentinel, options)
@@ -80,7 +93,7 @@ def connect_blocking(url: str) -> Any:
 def _master(kind: Any, sentinel: _Sentinel, options: dict[str, Any]) -> Any:
     """A client that follows the master of a service."""
     hosts, service, own = sentinel
-    asking = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5, "retry": options["retry"], "protocol": 2}
+    asking = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5, "retry": options["retry"], **OPTIONS}
     return kind(hosts, sentinel_kwargs=asking).master_for(service, **options, **own)
 
 
