@@ -4,7 +4,6 @@ import fnmatch
 import json
 import os
 import re
-import tomllib
 import typing
 import zlib
 from collections import Counter
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import yaml
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from script_runner.errors import Code, Error, Problem
@@ -223,31 +221,46 @@ def _parse(path: Path, text: str) -> Any:
     try:
         match path.suffix.lower():
             case ".yaml" | ".yml":
-                return yaml.load(text, _Yaml)  # noqa: S506 - a SafeLoader
+                return _from_yaml(text)
             case ".toml":
-                return tomllib.loads(text)
+                return _from_toml(text)
             case _:
                 return json.loads(text, object_pairs_hook=_object_without_doubles)
     # PyYAML lets some errors of its own through: !!bool "x" is a KeyError, !!timestamp "x" an AttributeError
-    except (ValueError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise _refused(path, [Problem("file", str(path), f"cannot be parsed: {reason}")]) from None
 
 
-class _Yaml(yaml.SafeLoader):
+def _from_yaml(text: str) -> Any:
     """YAML with objects as JSON has them: every key is text."""
+    import yaml  # noqa: PLC0415 - 1 MB that other files do without
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                raise yaml.MarkedYAMLError(problem="a key is text; put it in quotes", problem_mark=key.start_mark)
-            if key.value in seen:
-                problem = f"the key {_shown(key.value)} stands twice in one object"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return node
+    class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            node: yaml.MappingNode = super().compose_mapping_node(anchor)
+            seen = set()
+            for key, _ in node.value:
+                if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                    raise yaml.MarkedYAMLError(
+                        problem="a key is text; put it in quotes", problem_mark=key.start_mark
+                    )
+                if key.value in seen:
+                    problem = f"the key {_shown(key.value)} stands twice in one object"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+            return node
+
+    try:
+        return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(error) from None
+
+
+def _from_toml(text: str) -> Any:
+    import tomllib  # noqa: PLC0415 - 0.6 MB that other files do without
+
+    return tomllib.loads(text)
 
 
 def _object_without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import errno
 import fcntl
+import functools
 import logging
 import mimetypes
 import os
@@ -33,7 +34,6 @@ MAX_FILES: Final = 1_000
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): share the blocks of a file where the file system can."""
 
-_media_types = mimetypes.MimeTypes()
 _log = logging.getLogger("script_runner.run")
 
 
@@ -437,8 +437,14 @@ async def _keep_logs(process: Process, keeper: _Keeper) -> tuple[Artifact, ...]:
 
 def _media_type(name: str) -> str:
     """By the ending alone: a whole name would be read as a URL, which may name any type."""
-    media_type, encoding = _media_types.guess_type(f"file{Path(name).suffix}")
+    media_type, encoding = _media_types().guess_type(f"file{Path(name).suffix}")
     return "application/octet-stream" if media_type is None or encoding else media_type
+
+
+@functools.cache
+def _media_types() -> mimetypes.MimeTypes:
+    """All types that this machine knows, made for the first file that is kept: 0.4 MB."""
+    return mimetypes.MimeTypes()
 
 
 def _from_start(stream: BinaryIO) -> BinaryIO:
