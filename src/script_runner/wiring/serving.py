@@ -10,6 +10,7 @@ from typing import Any
 
 from script_runner import __version__, journal
 from script_runner.adapters.listener import Answer, Page
+from script_runner.adapters.prometheus import PrometheusWatch
 from script_runner.adapters.redis import RedisChanges
 from script_runner.config import Settings
 from script_runner.errors import Code, Error, Problem
@@ -60,7 +61,6 @@ async def serve(
     announce: Announce,
 ) -> None:
     """Serve the API until ``stop`` is set, and then until callers have gone elsewhere; ``hurry`` ends that."""
-    from script_runner.adapters.prometheus import PrometheusWatch  # noqa: PLC0415 - 1 MB that a worker may do without
     from script_runner.web.api import Options, application  # noqa: PLC0415 - the server's half
 
     word, auth = auth_provider(settings, os.environ)

@@ -11,6 +11,7 @@ from typing import Any
 from script_runner import __version__
 from script_runner.adapters.ecs import EcsShelter
 from script_runner.adapters.listener import Answer, Page
+from script_runner.adapters.prometheus import PrometheusWatch
 from script_runner.adapters.redis import RedisLease
 from script_runner.config import Settings, script_environment
 from script_runner.ports import Unwatched, Watch
@@ -35,11 +36,7 @@ async def work(settings: Settings, spec: Spec, *, drain: asyncio.Event, hurry: a
     for caution in (*cautions(spec), apart(settings)):
         if caution:
             _log.warning(caution)
-    watch: Watch = Unwatched()
-    if settings.metrics_address:
-        from script_runner.adapters.prometheus import PrometheusWatch  # noqa: PLC0415 - 1 MB that not all need
-
-        watch = PrometheusWatch(is_server=False)
+    watch: Watch = PrometheusWatch(is_server=False) if settings.metrics_address else Unwatched()
     recorded = traces(os.environ, role="worker")
     async with open_parts(settings, spec, watch) as parts:
         lease = RedisLease(required_redis_url(settings), settings.namespace)
