@@ -115,7 +115,10 @@ class RedisTasks:
                 return self._told(answer) or task
 
     async def get(self, task_id: str) -> Task | None:
-        task = self._told(await self._run("get", task_id))
+        with explained(self._watch):
+            task = self._task(pairs(await self._wire.call("HGETALL", self._key("task", task_id))))
+        if task and task.state is State.QUEUED:  # it has a place besides, which a script finds out
+            task = self._told(await self._run("get", task_id))
         if task and self._replicas:
             await self._require_followed([task])
         return task
