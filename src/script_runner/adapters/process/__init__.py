@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import functools
 import mmap
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -468,10 +470,16 @@ def _program(command: Command) -> str:
     name = command.argv[0] if command.argv else ""
     if "/" in name:
         return name
-    program = shutil.which(name, path=command.environment.get("PATH", os.defpath))
+    program = _found(name, command.environment.get("PATH", os.defpath), int(time.monotonic()))
     if program is None:
         raise FileNotFoundError(name)
     return program
+
+
+@functools.lru_cache(maxsize=64)
+def _found(name: str, path: str, _second: int) -> str | None:
+    """Where a program is, looked for once a second: it takes as long as all that Redis is asked for a task."""
+    return shutil.which(name, path=path)
 
 
 def _reason(error: Exception) -> str:
