@@ -429,12 +429,12 @@ class Spec(_Model):
         """How often a task of this script may be started."""
         return self.max_attempts if self.on_worker_lost == "retry" else 1
 
-    @property
+    @functools.cached_property
     def kept_counts(self) -> dict[State, int]:
         """How many finished tasks are kept at most, of the states that have a limit."""
         return {state: kept.count for state, kept in self.retention.all.items() if kept.count is not None}
 
-    @property
+    @functools.cached_property
     def kept_seconds(self) -> dict[State, float]:
         """How long finished tasks are kept, of the states that have a time of their own."""
         return {state: kept.seconds for state, kept in self.retention.all.items() if kept.seconds is not None}

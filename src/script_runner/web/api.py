@@ -396,6 +396,8 @@ def _wishes(request: HttpRequest) -> Wishes:
 
 def _preferred_wait(values: Sequence[str]) -> int:
     """The seconds of the preference ``wait`` (RFC 7240, section 4.3); 0 for none, or one that is no number."""
+    if not values:
+        return 0
     pattern = r'\s*wait\s*=\s*(?:(\d{1,9})|"(\d{1,9})")\s*(?:;.*)?'
     preferences = ",".join(values).split(",")
     found = (re.fullmatch(pattern, preference, re.ASCII | re.IGNORECASE) for preference in preferences)

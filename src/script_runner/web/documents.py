@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -180,4 +181,10 @@ def _time(seconds: float | None) -> str | None:
     """A moment by RFC 3339, in UTC, to the millisecond."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, thousandths = divmod(round(seconds * 1000), 1000)
+    return f"{_second(second)}.{thousandths:03}Z"
+
+
+@lru_cache(maxsize=1024)  # the moments of a task that is asked for again and again are the same
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[: len("2030-01-31T06:00:00")]
