@@ -1,4 +1,4 @@
-"""The counts of a process: numbers by their labels, to which adding costs next to nothing."""
+"""The counts of a process: numbers by their labels, to which one thread adds at next to no cost."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
