@@ -24,7 +24,7 @@ WARMING_TASKS = 20
 OURS = {"up": system.embedded, "serve+worker": system.separate}
 ORIGINAL = "original"
 WITH_DOCUMENTS = (ORIGINAL, "celery+flask", "fastapi")
-"""The peers that keep results; webhook only answers."""
+"""The peers that keep results; webhook only answers, and the bare queue knows no more than the end."""
 
 QUIET_SECONDS = 5.0
 """How long the CPU time of an idle system is counted."""

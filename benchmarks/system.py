@@ -26,7 +26,9 @@ SECONDS_TO_STOP = 15
 _Found = TypeVar("_Found")
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-FOREIGN_SETTINGS = ("SCRIPT_RUNNER_", "AUTH", "REDIS_URL", "CELERY_", "PORT", "SERVER_VERSION")
+FOREIGN_SETTINGS = (
+    "SCRIPT_RUNNER_", "AUTH", "REDIS_URL", "CELERY_", "PORT", "SERVER_VERSION", "PYTHONDONTWRITEBYTECODE",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from benchmarks.system import (
@@ -39,8 +40,8 @@ def installed(say: Say, names: Collection[str]) -> dict[str, Start]:
     """Those of these peers that can be started here, by name."""
     found: dict[str, Start] = {}
     for name in names:
-        environment, start = STARTS[name]
-        if (python_of(environment, say) if environment else _webhook_program(say)) is not None:
+        program_of, start = STARTS[name]
+        if program_of(say) is not None:
             found[name] = start
     return found
 
@@ -190,10 +191,30 @@ def _webhook(config: Path, folder: Path) -> Iterator[System]:
         yield System(WEBHOOK, port, "", family_of(server.pid), Dialect("/hooks/run?seconds=", ""), answered_at)
 
 
-STARTS: dict[str, tuple[str | None, Start]] = {
-    "original": ("original", _original),
-    "celery+flask": ("celery_flask", _celery_flask),
-    "fastapi": ("fastapi_memory", _fastapi),
-    WEBHOOK: (None, _webhook),
+@contextmanager
+def _bare_queue(config: Path, folder: Path) -> Iterator[System]:
+    port, python = free_port(), own_python(lambda _: None)
+    serve = ["-m", "uvicorn", "bare_queue:web", "--port", str(port), "--no-access-log"]
+    serve += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning"]
+    with own_redis(folder) as (store, redis), ExitStack() as stack:
+        environment = {"PEER_CONFIG": str(config), "PEER_REDIS": f"redis://{store}/0", "PYTHONPATH": str(HERE)}
+        work = [python, str(HERE / "bare_queue.py")]
+        workers = [
+            stack.enter_context(running(work, folder, f"worker-{number}", environment))
+            for number in range(cores())
+        ]
+        server = stack.enter_context(running([python, *serve], folder, "uvicorn", environment))
+        answered_at = until(lambda: answer_moment(port), server, folder / "uvicorn.log")
+        pids = (server.pid, redis, *(worker.pid for worker in workers))
+        processes = tuple(process for pid in pids for process in family_of(pid))
+        yield System("bare queue", port, store, processes, Dialect(), answered_at)
+
+
+STARTS: dict[str, tuple[Callable[[Say], str | None], Start]] = {
+    "original": (partial(python_of, "original"), _original),
+    "celery+flask": (partial(python_of, "celery_flask"), _celery_flask),
+    "fastapi": (partial(python_of, "fastapi_memory"), _fastapi),
+    WEBHOOK: (_webhook_program, _webhook),
+    "bare queue": (own_python, _bare_queue),
 }
-"""By name: the environment that a peer needs, and how it is started."""
+"""By name: what finds the program that a peer needs, and how it is started."""

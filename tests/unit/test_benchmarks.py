@@ -33,7 +33,7 @@ def test_without_options_everything_is_measured():
     found = options([])
 
     assert (found.only, found.system, found.sizes) == (MEASURES, "up", Sizes())
-    assert found.peers == ("original", "celery+flask", "fastapi", "webhook")
+    assert found.peers == ("original", "celery+flask", "fastapi", "webhook", "bare queue")
 
 
 def test_peers_can_be_left_out():
