@@ -1,7 +1,7 @@
-"""A floor as a peer: the least that has our parts. ``uvicorn bare_queue:web``, and ``python bare_queue.py`` a core.
+"""A floor as a peer: the least that has our parts. ``uvicorn bare_queue:web``, ``python bare_queue.py`` a core.
 
-A server that answers after one XADD, Redis, and processes that take by XREADGROUP, spawn, wait, and SET. Nothing is
-leased, checked, captured, kept or cleared away, and what a process held when it died is lost.
+A server that answers after one XADD, Redis, and processes that take by XREADGROUP, spawn, wait, and SET. What
+there is not: leases, checks, output, run folders, anything that outlives a process that died.
 """
 
 import contextlib

@@ -8,11 +8,10 @@ local id, owner, once, most, share, patience = unpack(ARGV, 1, 6)
 
 local function known()
   local earlier = once ~= '' and redis.call('GET', key('once', once))
-  for _, candidate in ipairs({earlier or id, id}) do
-    if redis.call('EXISTS', key('task', candidate)) == 1 then
-      return candidate
-    end
+  if earlier and redis.call('EXISTS', key('task', earlier)) == 1 then
+    return earlier
   end
+  return redis.call('EXISTS', key('task', id)) == 1 and id
 end
 
 local given = {}

@@ -56,9 +56,11 @@ for _, owner in ipairs(redis.call('SRANDMEMBER', key('backlogs'), 20)) do
   admit(owner)
 end
 if redis.call('EXISTS', key('queue'), key('backlogs')) == 0 then
-  for priority = -9, 9 do -- nobody waits for a turn: no owner need be remembered
-    redis.call('DEL', key('turns', text(priority)))
+  local turns = {} -- nobody waits for one: no owner need be remembered
+  for priority = -9, 9 do
+    table.insert(turns, key('turns', text(priority)))
   end
+  redis.call('DEL', unpack(turns))
 end
 mend_tokens()
 return {settled, newer}
