@@ -1,7 +1,7 @@
-"""A floor as a peer: the least that has our parts. ``uvicorn bare_queue:web``, ``python bare_queue.py`` a core.
+"""A floor as a peer: the least that has our parts. ``uvicorn bare_queue:web``, a ``python bare_queue.py`` a core.
 
-A server that answers after one XADD, Redis, and processes that take by XREADGROUP, spawn, wait, and SET. What
-there is not: leases, checks, output, run folders, anything that outlives a process that died.
+A server that answers after one XADD, Redis, and processes that take by XREADGROUP, spawn, wait, and SET. Nothing
+is leased, checked, captured, kept or cleared away, and what a process held when it died is lost.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ async def web(scope: Any, _receive: Any, send: Any) -> None:
 def work() -> None:
     with redis.Redis.from_url(STORE, protocol=2) as store:
         with contextlib.suppress(redis.ResponseError):  # another one was faster
-            store.xgroup_create(TASKS, GROUP, mkstream=True)
+            store.xgroup_create(TASKS, GROUP, id="0", mkstream=True)
         while True:
             taken = store.xreadgroup(GROUP, str(os.getpid()), {TASKS: ">"}, count=1, block=1_000)
             for _, entries in taken or ():
