@@ -4,12 +4,14 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from tests.servers import RedisServer
 
 from script_runner.adapters.redis import RedisLease, RedisTasks
 from script_runner.errors import Code, Error
+from script_runner.ports import Unwatched
 from script_runner.task import Outcome, State, Task
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +65,20 @@ async def test_newer_task_is_not_told(older: RedisTasks, newer: RedisTasks) -> N
     assert caught.value.code is Code.UNAVAILABLE
     page = await older.list("ada", states=(), cursor=None, limit=10)
     assert [task.id for task in page.tasks] == ["older"]
+
+
+async def test_newer_task_is_no_failure_of_redis(
+    redis_server: RedisServer, namespace: str, newer: RedisTasks
+) -> None:
+    """When an older process cannot tell of a newer task, Redis is not counted as having failed."""
+    await newer.add(a_task("newer"))
+    watch = Mock(Unwatched())
+    older = RedisTasks(redis_server.url, namespace, watch=watch)
+    with pytest.raises(Error):
+        await older.get("newer")
+    await older.close()
+
+    watch.store_failed.assert_not_called()
 
 
 async def test_newer_task_is_not_settled(older: RedisTasks, newer: RedisTasks) -> None:

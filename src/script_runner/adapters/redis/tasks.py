@@ -116,7 +116,8 @@ class RedisTasks:
 
     async def get(self, task_id: str) -> Task | None:
         with explained(self._watch):
-            task = self._task(pairs(await self._wire.call("HGETALL", self._key("task", task_id))))
+            record = await self._wire.call("HGETALL", self._key("task", task_id))
+        task = self._task(pairs(record))
         if task and task.state is State.QUEUED:  # it has a place besides, which a script finds out
             task = self._told(await self._run("get", task_id))
         if task and self._replicas:
