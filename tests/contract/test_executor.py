@@ -248,6 +248,16 @@ def test_program_is_looked_for_in_the_scripts_path(bench: Bench, tmp_path: Path)
     assert bench.ran(bench.command("measure", PATH=f"{program.parent}:/bin")).stdout == b"found\n"
 
 
+def test_program_that_comes_is_found_at_once(bench: Bench, tmp_path: Path) -> None:
+    """A run that did not find its program costs none that comes after the program."""
+    path = f"{tmp_path / 'bin'}:/bin"
+    with pytest.raises(Error, match="not found"):
+        bench.ran(bench.command("measure", PATH=path))
+    executable(tmp_path / "bin" / "measure", "#!/bin/sh\necho found\n")
+
+    assert bench.ran(bench.command("measure", PATH=path)).stdout == b"found\n"
+
+
 def test_program_is_not_looked_for_in_the_working_directory(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -470,16 +470,19 @@ def _program(command: Command) -> str:
     name = command.argv[0] if command.argv else ""
     if "/" in name:
         return name
-    program = _found(name, command.environment.get("PATH", os.defpath), int(time.monotonic()))
-    if program is None:
-        raise FileNotFoundError(name)
-    return program
+    return _found(name, command.environment.get("PATH", os.defpath), int(time.monotonic()))
 
 
 @functools.lru_cache(maxsize=64)
-def _found(name: str, path: str, _second: int) -> str | None:
-    """Where a program is, looked for once a second: it takes as long as all that Redis is asked for a task."""
-    return shutil.which(name, path=path)
+def _found(name: str, path: str, _second: int) -> str:
+    """Where a program is, looked for once a second: it takes as long as all that Redis is asked for a task.
+
+    One that is missing is looked for every time: what is raised is not remembered.
+    """
+    program = shutil.which(name, path=path)
+    if program is None:
+        raise FileNotFoundError(name)
+    return program
 
 
 def _reason(error: Exception) -> str:
