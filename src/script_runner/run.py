@@ -443,7 +443,7 @@ def _media_type(name: str) -> str:
 
 @functools.cache
 def _media_types() -> mimetypes.MimeTypes:
-    """All types that this machine knows, made for the first file that is kept: 0.4 MB."""
+    """The types that Python itself knows, made for the first file that is kept: 0.4 MB."""
     return mimetypes.MimeTypes()
 
 
