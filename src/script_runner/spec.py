@@ -164,6 +164,8 @@ class JsonPath(_Parsed):
         import jsonpath  # noqa: PLC0415 - 4 MB and 0.1 s that only these inputs need
         from jsonpath.exceptions import JSONPathError  # noqa: PLC0415 - as above
 
+        # else each match knows its parent and its parent it: cycles that would hold every document for a while
+        jsonpath.JSONPathMatch.add_child = _forgotten  # type: ignore[assignment,method-assign]
         environment = jsonpath.JSONPathEnvironment(strict=True)
         for unsafe in ("match", "search"):
             del environment.function_extensions[unsafe]
@@ -190,6 +192,10 @@ class JsonPath(_Parsed):
             return document if not self.compiled.segments else None
         match = self.compiled.match(document)
         return None if match is None else match.obj
+
+
+def _forgotten(*_matches: object) -> None:
+    """Nobody asks a match for its children."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """The shapes of the configuration file: templates, parts, patterns, and what each input is by default."""
 
+import gc
 import re
+import weakref
 from typing import Any
 
 import pytest
@@ -185,6 +187,27 @@ def test_jsonpath(path, found) -> None:
     }
 
     assert JsonPath.parse(path).first(document) == found
+
+
+class Document(dict[str, Any]):
+    """One that can tell whether it is still held."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["$.code", "$..name", "$..*", "$.people[?@.age > 40].name", "$.people[?count(@.*) == 2]", "$[?@ == $.code]"],
+)
+def test_jsonpath_holds_no_document(path) -> None:
+    """A document is let go of at once: cycles are looked for seldom, and until then a body would stay for each."""
+    wanted, document = JsonPath.parse(path), Document(code="x", people=[{"name": "Eve", "age": 50}])
+    held = weakref.ref(document)
+    gc.disable()
+    try:
+        assert wanted.first(document) is not None
+        del document
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("path", ["", "$[1e5-1", "$" + "[" * 2_000, "$[?" + "(" * 3_000 + "@" + ")" * 3_000 + "]"])
