@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -60,9 +59,6 @@ SHOWN_FIELDS = (
     "exit_code", "attempt", "error",
 )  # fmt: skip
 PATIENCE_SECONDS = 10.0
-
-YOUNG_OBJECTS = 20_000
-"""How many objects may come before cycles are looked for among them: requests and runs leave next to none."""
 
 _log = logging.getLogger("script_runner")
 
@@ -420,7 +416,6 @@ def _end_of_input(drain: asyncio.Event) -> None:
 
 def _run(job: Callable[[asyncio.Event, asyncio.Event], Coroutine[Any, Any, None]], *, fast: bool) -> None:
     """Run a job with two events: the first INT or TERM sets one, the second sets the other."""
-    gc.set_threshold(YOUNG_OBJECTS)
 
     async def with_signals() -> None:
         stop, hurry = asyncio.Event(), asyncio.Event()

@@ -198,7 +198,7 @@ class Document(dict[str, Any]):
     ["$.code", "$..name", "$..*", "$.people[?@.age > 40].name", "$.people[?count(@.*) == 2]", "$[?@ == $.code]"],
 )
 def test_jsonpath_holds_no_document(path) -> None:
-    """A document is let go of at once: cycles are looked for seldom, and until then a body would stay for each."""
+    """A document is let go of at once: until cycles are looked for, a body would stay for each."""
     wanted, document = JsonPath.parse(path), Document(code="x", people=[{"name": "Eve", "age": 50}])
     held = weakref.ref(document)
     gc.disable()

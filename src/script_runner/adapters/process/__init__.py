@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import ctypes
 import errno
-import functools
 import mmap
 import os
 import shutil
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -470,16 +468,7 @@ def _program(command: Command) -> str:
     name = command.argv[0] if command.argv else ""
     if "/" in name:
         return name
-    return _found(name, command.environment.get("PATH", os.defpath), int(time.monotonic()))
-
-
-@functools.lru_cache(maxsize=64)
-def _found(name: str, path: str, _second: int) -> str:
-    """Where a program is, looked for once a second: it takes as long as all that Redis is asked for a task.
-
-    One that is missing is looked for every time: what is raised is not remembered.
-    """
-    program = shutil.which(name, path=path)
+    program = shutil.which(name, path=command.environment.get("PATH", os.defpath))
     if program is None:
         raise FileNotFoundError(name)
     return program
