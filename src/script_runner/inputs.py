@@ -141,6 +141,8 @@ def _is_unicode(text: str) -> bool:
 
 def _disguised_options(spec: Spec, arguments: Arguments) -> Iterator[Problem]:
     """A value that would begin an argument with ``-``, and so could be read as an option."""
+    if not any(text.startswith("-") for value in arguments.values() for text in _texts(value)):
+        return
     values = {**spec.environment.set, **arguments}
     leading = {name for part in spec.command for template in part.templates for name in _leading(template, values)}
     for wanted in spec.inputs.all:

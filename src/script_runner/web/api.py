@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import RedirectResponse, Response, StreamingResponse
@@ -47,6 +48,9 @@ FILE_POLICY = "default-src 'none'; sandbox"
 """A file comes from a script: a browser is to run nothing in it (Content Security Policy 3)."""
 
 Found = TypeVar("Found")
+
+NO_QUERY = QueryParams()
+"""Most polls have none, and reading nothing takes its time, too."""
 
 REDIRECT_HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 """The URL that a redirect leads to is a secret for as long as it is good."""
@@ -404,9 +408,13 @@ def _preferred_wait(values: Sequence[str]) -> int:
     return next((int(match[1] or match[2]) for match in found if match), 0)
 
 
+def _query(request: HttpRequest) -> QueryParams:
+    return request.query_params if request.scope["query_string"] else NO_QUERY
+
+
 def _seconds(request: HttpRequest, name: str) -> float | None:
     """A query parameter in seconds; None if it is not there."""
-    text = request.query_params.get(name)
+    text = _query(request).get(name)
     if text is not None and not re.fullmatch(r"\d{1,9}(\.\d{1,3})?", text, re.ASCII):
         raise _wrong(name, "must be a number of seconds")
     return None if text is None else float(text)
@@ -455,14 +463,14 @@ def _moment(request: HttpRequest, name: str) -> float | None:
 
 def _choice(request: HttpRequest, name: str, words: tuple[str, ...]) -> str:
     """A query parameter that takes one of these words, the first by default."""
-    word = request.query_params.get(name, words[0])
+    word = _query(request).get(name, words[0])
     if word not in words:
         raise _wrong(name, f"must be one of {', '.join(words)}")
     return word
 
 
 def _number(request: HttpRequest, name: str, *, default: int, least: int, most: int) -> int:
-    text = request.query_params.get(name, str(default))
+    text = _query(request).get(name, str(default))
     if not re.fullmatch("[0-9]{1,16}", text) or not least <= int(text) <= most:
         raise _wrong(name, f"must be a whole number from {least} to {most}")
     return int(text)

@@ -85,27 +85,31 @@ def readiness(spec: Spec, found: Readiness, *, version: str) -> dict[str, Any]:
 
 async def whole(service: Service, task: Task, *, attachments: str) -> AsyncIterator[bytes]:
     """The task document; ``attachments`` is inline (base64), links or none."""
-    yield _encode(summary(task) | waiting(task))[:-1]
+    text = _encode(summary(task) | waiting(task))[:-1]
     outcome = task.outcome
     if outcome is not None:
         if task.state is State.SUCCEEDED:
-            yield b',"results":'
+            text += b',"results":'
             if outcome.results is None:
-                yield b"null"
+                text += b"null"
             else:
+                yield text
                 async for piece in service.read(outcome.results.artifact):
                     yield piece
-        yield b',"attachments":'
-        if attachments == "inline":
+                text = b""
+        text += b',"attachments":'
+        if attachments == "inline" and outcome.files:
+            yield text
             async for piece in _inline(service, outcome.files):
                 yield piece
+            text = b""
         else:
             named = {file.name: url(task, file) for file in outcome.files} if attachments == "links" else {}
-            yield _encode(named)
-        yield b',"files":' + _encode([_file(task, file) for file in outcome.files])
+            text += _encode(named)
+        text += b',"files":' + _encode([_file(task, file) for file in outcome.files])
         if outcome.error is not None:
-            yield b',"error":' + _encode(outcome.error)
-    yield b"}"
+            text += b',"error":' + _encode(outcome.error)
+    yield text + b"}"
 
 
 def size(task: Task, *, attachments: str) -> int:

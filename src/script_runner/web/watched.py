@@ -1,7 +1,7 @@
 """What every request has: an id, a place in its trace, cross-origin headers, a line in the counts."""
 
 import logging
-import os
+import random
 import re
 import time
 
@@ -107,4 +107,4 @@ def _request_id(asked: Headers) -> str:
 
 
 def _new_id() -> str:
-    return os.urandom(16).hex()
+    return f"{random.getrandbits(128):032x}"  # no secret, and a system call less
