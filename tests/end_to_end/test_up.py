@@ -29,10 +29,16 @@ def started(site: Site, *words: str) -> Server:
 
 
 def pid_of(site: Site, word: str) -> int:
-    """The one process of the site with this word in its command line."""
-    found = [pid for pid, command in site.processes().items() if word in command]
-    assert len(found) == 1, site.processes()
-    return found[0]
+    """The one process of the site with this word in its command line.
+
+    A script has the name of its worker for a moment, between vfork(2) and execve(2).
+    """
+
+    def only() -> int | None:
+        found = [pid for pid, command in site.processes().items() if word in command]
+        return found[0] if len(found) == 1 else None
+
+    return until(only, why=lambda: str(site.processes()))
 
 
 # Where it listens
