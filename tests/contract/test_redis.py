@@ -207,67 +207,6 @@ async def test_worker_without_lease_takes_no_wake_up(redis_server: RedisServer, 
             assert ids(await able) == ["a"]
 
 
-async def blocked_in(server: RedisServer, namespace: str, tasks: RedisTasks) -> "asyncio.Task[Sequence[Task]]":
-    """A claim of one task by w1 that waits in this server, one second at most."""
-    with contextlib.closing(server.client()) as outside:
-
-        async def is_waiting() -> bool:
-            return any(client["cmd"] == "blpop" for client in outside.client_list() if client["name"] == namespace)
-
-        waiting = asyncio.create_task(tasks.claim("w1", limit=1, wait_seconds=1))
-        async with asyncio.timeout(20):
-            await until(is_waiting)
-        return waiting
-
-
-async def test_a_claim_that_waits_asks_no_more_when_it_is_woken(
-    redis_server: RedisServer, proxy: Proxy, namespace: str
-) -> None:
-    """The task comes with the wake-up: one round trip, in which the claim went along."""
-    async with (
-        connected(f"{proxy.url}?client_name={namespace}", namespace) as it,
-        connected(redis_server.url, namespace) as other,
-    ):
-        other.lease.renew("w1", seconds=LONG)
-        waiting = await blocked_in(redis_server, namespace, it.tasks)
-        sent = len(proxy.heads)
-        await other.tasks.add(a_task())
-
-        assert ids(await waiting) == ["a"]
-        assert len(proxy.heads) == sent
-
-
-async def test_lost_wake_up_brings_its_task_later(redis_server: RedisServer, proxy: Proxy, namespace: str) -> None:
-    """A wake-up that was lost with the claim behind it: the next claim gets the task, in the same attempt."""
-    async with (
-        connected(f"{proxy.url}?client_name={namespace}", namespace) as it,
-        connected(redis_server.url, namespace) as other,
-    ):
-        other.lease.renew("w1", seconds=LONG)
-        proxy.lose_answers(b"BLPOP", 1)
-        waiting = await blocked_in(redis_server, namespace, it.tasks)
-        await other.tasks.add(a_task())
-        with pytest.raises(Error):
-            await waiting
-        claimed = await it.tasks.claim("w1", limit=1, wait_seconds=0)
-
-        assert proxy.losses_left == 0
-        assert [(task.id, task.attempt) for task in claimed] == [("a", 1)]
-
-
-async def test_a_claim_that_waits_through_a_flush_of_scripts(redis_server: RedisServer, namespace: str) -> None:
-    """A server that has forgotten its scripts meanwhile is given the text of the claim."""
-    url = f"{redis_server.url}?client_name={namespace}"
-    async with connected(url, namespace) as it, connected(redis_server.url, namespace) as other:
-        other.lease.renew("w1", seconds=LONG)
-        waiting = await blocked_in(redis_server, namespace, it.tasks)
-        with contextlib.closing(redis_server.client()) as outside:
-            outside.script_flush()
-        await other.tasks.add(a_task())
-
-        assert ids(await waiting) == ["a"]
-
-
 async def test_waits_that_were_cut_off(redis_server: RedisServer, namespace: str) -> None:
     """Waits that were cut off, however many, leave the adapter able to wait and claim."""
     async with connected(redis_server.url, namespace) as it:

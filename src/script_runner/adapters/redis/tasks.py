@@ -151,9 +151,7 @@ class RedisTasks:
             if records or not wait_seconds:
                 return records
         self._may_more = True  # unless a claim says otherwise, as the wait may fail
-        if self._replicas:
-            return await self._claim(worker, limit) if await self._wait(worker, "wake", wait_seconds) else []
-        return await self._claim_when_woken(worker, limit, wait_seconds)
+        return await self._claim(worker, limit) if await self._wait(worker, "wake", wait_seconds) else []
 
     async def wait_for_word(self, worker: str, *, seconds: float) -> None:
         await self._wait(worker, f"stop:{worker}", seconds)
@@ -244,28 +242,13 @@ class RedisTasks:
         await close(self._waiting)
 
     async def _claim(self, worker: str, limit: int) -> Sequence[Task]:
-        self._may_more = True
-        return self._claimed(await self._run("claim", *self._claim_arguments(worker, limit)))
+        """Claim under the next number; the number is used again until an answer has come.
 
-    async def _claim_when_woken(self, worker: str, limit: int, seconds: float) -> Sequence[Task]:
-        """Wait for a token and claim; the claim is sent behind the wait, so that Redis goes on to it by itself."""
-        wire, words = self._waits_of(worker, "wake"), self._claim_arguments(worker, limit)
-        claim = wire.run(self._scripts["claim"], self._prefix, self._format, *words, more_seconds=seconds)
-        with explained(self._watch):
-            is_woken, answer = await asyncio.gather(self._wait(worker, "wake", seconds), claim)
-        tasks = self._claimed(answer)
-        if is_woken and not tasks:  # the claim may have gone ahead, after a connection was lost
-            self._may_more = True
-        return tasks
-
-    def _claim_arguments(self, worker: str, limit: int) -> tuple[Argument, ...]:
-        """A claim under the next number; the number is used again until an answer has come."""
+        When no more may start there is nothing to ask for until a token says so.
+        """
         most = (or_empty(self._limits.max_running), or_empty(self._limits.max_running_per_caller))
-        return worker, self._claims, limit, *most
-
-    def _claimed(self, answer: Any) -> Sequence[Task]:
-        """The tasks that a claim got. When no more may start there is nothing to ask for until a token says so."""
-        records, newer, expired, may_more = answer
+        self._may_more = True
+        records, newer, expired, may_more = await self._run("claim", worker, self._claims, limit, *most)
         self._may_more = bool(may_more)
         self._leave_alone(newer)
         self._expired += expired
@@ -275,19 +258,16 @@ class RedisTasks:
 
     async def _wait(self, worker: str, name: str, seconds: float) -> bool:
         """Whether there was something in a list within the time; each wait blocks a connection of its own."""
-        wire = self._waits_of(worker, name)
+        wire = self._waits.get((worker, name))
+        if wire is None:
+            wire = Wire(self._waiting.connection_pool, patience_seconds=ANSWER_SECONDS)
+            self._waits[worker, name] = wire
         try:
             with explained(self._watch):
                 return await wire.call("BLPOP", self._key(name), seconds, more_seconds=seconds) is not None
         except asyncio.CancelledError:
             wire.drop()  # or the next would wait behind this one
             raise
-
-    def _waits_of(self, worker: str, name: str) -> Wire:
-        """The connection that waits for something in a list."""
-        if (worker, name) not in self._waits:
-            self._waits[worker, name] = Wire(self._waiting.connection_pool, patience_seconds=ANSWER_SECONDS)
-        return self._waits[worker, name]
 
     async def _records(self, ids: Sequence[bytes], fields: Sequence[str]) -> Sequence[Task | None]:
         """The tasks with these ids as far as these fields go; None for one that is gone, or newer than we know."""

@@ -41,10 +41,10 @@ class Wire:
             line = await self._opened()
             return await line.call(words, deadline)
 
-    async def run(self, script: Any, key: str, *arguments: str | bytes | float, more_seconds: float = 0.0) -> Any:
+    async def run(self, script: Any, key: str, *arguments: str | bytes | float) -> Any:
         """What a script of redis-py answers, as ``call``; its text is sent only to a server that lacks it."""
         try:
-            return await self.call("EVALSHA", script.sha, 1, key, *arguments, more_seconds=more_seconds)
+            return await self.call("EVALSHA", script.sha, 1, key, *arguments)
         except redis.exceptions.ResponseError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
