@@ -219,7 +219,7 @@ class _Api:
         _refuse_what_is_no_text(request)
         asked = Request(
             path=request.path_params.get("path", ""),
-            query=tuple(request.query_params.multi_items()),
+            query=tuple(_query(request).multi_items()),
             body=await self._body(request),
             content_type=request.headers.get("content-type"),
         )
@@ -256,7 +256,7 @@ class _Api:
         page = await self._service.list(
             identity,
             states=_states(request),
-            cursor=request.query_params.get("cursor"),
+            cursor=_query(request).get("cursor"),
             limit=_number(request, "limit", default=50, least=1, most=MAX_PAGE),
         )
         return _json({"tasks": [documents.summary(task) for task in page.tasks], "next": page.cursor})
@@ -477,7 +477,7 @@ def _number(request: HttpRequest, name: str, *, default: int, least: int, most: 
 
 
 def _states(request: HttpRequest) -> tuple[State, ...]:
-    words = [word for value in request.query_params.getlist("state") for word in value.split(",") if word]
+    words = [word for value in _query(request).getlist("state") for word in value.split(",") if word]
     try:
         return tuple(State(word) for word in words)
     except ValueError:
