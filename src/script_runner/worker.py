@@ -63,14 +63,16 @@ def _run_of(task: Task) -> _Run:
 @dataclass(slots=True)
 class _Running:
     task: Task
+    lapses: int
+    """How often the lease had lapsed when its claim was sent."""
     stop: "asyncio.Future[Stop]"
     over: asyncio.Event
     is_unstarted: bool = False
     seconds: float = 0.0
 
 
-def _new_running(task: Task) -> _Running:
-    return _Running(task, asyncio.get_running_loop().create_future(), asyncio.Event())
+def _new_running(task: Task, lapses: int) -> _Running:
+    return _Running(task, lapses, asyncio.get_running_loop().create_future(), asyncio.Event())
 
 
 class Worker:
@@ -146,6 +148,7 @@ class Worker:
 
     async def _claim(self) -> None:
         free = self._terms.concurrency - len(self._carriers)
+        lapses = self._heart.lapses
         try:
             claimed = await self._tasks.claim(self._terms.name, limit=free, wait_seconds=WAIT_SECONDS)
         except Error as error:
@@ -156,7 +159,7 @@ class Worker:
             return
         self._trouble = ""
         for task in claimed:
-            self._begin(task)
+            self._begin(task, lapses)
 
     async def _return_unstarted(self) -> None:
         """A claim cut off by the stop may have been carried out: ask again, and give back what it got."""
@@ -167,14 +170,14 @@ class Worker:
 
     async def _return(self, task: Task) -> None:
         """Give back a task that was not begun; it is ours until that is done."""
-        returned = self._running[_run_of(task)] = _new_running(task)
+        returned = self._running[_run_of(task)] = _new_running(task, self._heart.lapses)
         returned.over.set()
         try:
             await self._tasks.release(task, counted=False)
         finally:
             del self._running[_run_of(task)]
 
-    def _begin(self, task: Task) -> None:
+    def _begin(self, task: Task, lapses: int) -> None:
         if _run_of(task) in self._running:  # an answer that came twice
             return
         if task.configuration not in self._configurations:
@@ -184,7 +187,7 @@ class Worker:
                 task.configuration or "(none)",
                 self._terms.configuration,
             )
-        running = self._running[_run_of(task)] = _new_running(task)
+        running = self._running[_run_of(task)] = _new_running(task, lapses)
         carrier = asyncio.create_task(self._carry(running))
         self._carriers.add(carrier)
         if self._shelter:
@@ -237,8 +240,7 @@ class Worker:
         return outcome
 
     async def _outcome(self, running: _Running, span: Span) -> Outcome | None:
-        lapses = self._heart.lapses
-        if self._heart.is_overdue:  # its script would be killed at once: the lease is not known to be ours
+        if self._has_lapsed(running):  # the task may be another's by now
             running.is_unstarted = True
             await asyncio.sleep(RETRY_SECONDS)
             return None
@@ -255,10 +257,13 @@ class Worker:
         except Exception:  # noqa: BLE001 - whatever it was, the task must reach an end
             _log.exception("task %s failed inside the runner", running.task.id)
             return Outcome(State.FAILED, error="The runner failed at this task; its log says why.")
-        has_lapsed = self._heart.lapses > lapses or self._heart.is_overdue
-        if outcome and outcome.exit_code == -signal.SIGKILL and has_lapsed:
+        if outcome and outcome.exit_code == -signal.SIGKILL and self._has_lapsed(running):
             return None  # the guardian killed it: the run was given up, it did not fail
         return outcome
+
+    def _has_lapsed(self, running: _Running) -> bool:
+        """Whether the lease was not held at all times since the task was claimed."""
+        return self._heart.is_overdue or self._heart.lapses > running.lapses
 
     async def _settle(self, task: Task, outcome: Outcome | None, running: _Running) -> None:
         """Report the end until the store has taken it, or says that the task is no longer ours."""
