@@ -1,6 +1,6 @@
 """What the core needs from outside, in its own words: tasks, leases, logs, artifacts, an executor, an identity."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -284,6 +284,16 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenFile:
+    """The bytes of a file in pieces; a store may take the file itself, since its owner is done with it."""
+
+    file: BinaryIO
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.file.read(1 << 20), b"")
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """What a download says of a file: the ``name`` that a script gave it, and its media type."""
 
@@ -302,7 +312,8 @@ class Artifacts(Protocol):
     async def save(self, key: str, chunks: Iterable[bytes], label: Label | None = None) -> Saved:
         """Keep the bytes under ``key``, whole or not at all. ``chunks`` is read in another thread.
 
-        A store that hands out files itself (``url_for``) keeps ``label`` with them.
+        A ``GivenFile`` may be gone from where it was. A store that hands out files itself (``url_for``) keeps
+        ``label`` with them.
         """
         ...
 

@@ -10,7 +10,7 @@ import mimetypes
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 
 from script_runner import command, journal, results
 from script_runner.errors import Code, Error
-from script_runner.ports import STREAMS, Artifacts, Command, Executor, Label, LogChunk, Logs, Process
+from script_runner.ports import STREAMS, Artifacts, Command, Executor, GivenFile, Label, LogChunk, Logs, Process
 from script_runner.spec import Spec
 from script_runner.task import Artifact, Outcome, Results, State, Task
 
@@ -390,7 +390,7 @@ class _Keeper:
         self._artifacts = artifacts
         self._count = 0
 
-    async def keep(self, name: str, chunks: "Iterator[bytes] | results.Document", media_type: str) -> Artifact:
+    async def keep(self, name: str, chunks: Iterable[bytes], media_type: str) -> Artifact:
         key = f"{self._prefix}/{self._count}"
         self._count += 1
         saved = await self._artifacts.save(key, chunks, Label(name, media_type))
@@ -419,10 +419,13 @@ async def _keep_attachments(folder: Path, spec: Spec, keeper: _Keeper) -> tuple[
     found = await asyncio.to_thread(results.attachments, folder, spec.outputs.attachments)
     if len(found) > MAX_FILES:
         raise Error(Code.BAD_OUTPUT, f"The attachments are {len(found):,} files; at most {MAX_FILES:,} are kept.")
+    # two names for one file, or a folder that stays: then the files are not to be given away
+    may_give = not spec.debug and not any((folder / path).is_symlink() for path in found.values())
     kept = []
     for name, path in found.items():
         with results.open_inside(folder, path) as source:
-            kept.append(await keeper.keep(name, _chunks(source), _media_type(name)))
+            given = GivenFile(source)
+            kept.append(await keeper.keep(name, given if may_give else iter(given), _media_type(name)))
     return tuple(kept)
 
 
@@ -431,7 +434,7 @@ async def _keep_logs(process: Process, keeper: _Keeper) -> tuple[Artifact, ...]:
     for name, stream in zip(STREAMS, (process.stdout, process.stderr), strict=True):
         if _size(stream):
             with _from_start(stream) as source:
-                kept.append(await keeper.keep(name, _chunks(source), "text/plain; charset=utf-8"))
+                kept.append(await keeper.keep(name, GivenFile(source), "text/plain; charset=utf-8"))
     return tuple(kept)
 
 
@@ -452,7 +455,3 @@ def _from_start(stream: BinaryIO) -> BinaryIO:
     source = os.fdopen(os.dup(stream.fileno()), "rb")
     source.seek(0)
     return source
-
-
-def _chunks(source: BinaryIO) -> Iterator[bytes]:
-    return iter(lambda: source.read(1 << 20), b"")

@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import hashlib
+import mmap
 import os
+import stat
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +23,7 @@ from tests.stores import EMULATORS, Emulator
 from script_runner.adapters.store import PIECE_BYTES, FileArtifacts
 from script_runner.config import read_settings
 from script_runner.errors import Code, Error
-from script_runner.ports import Artifacts, Saved
+from script_runner.ports import Artifacts, GivenFile, Saved
 from script_runner.wiring.parts import artifact_store
 
 
@@ -189,6 +192,26 @@ def test_many_at_once(bench: Bench) -> None:
     asyncio.run(save_all())
 
     assert [bench.read(key) for key in keys] == [key.encode() * 100 for key in keys]
+
+
+def test_file_that_is_given_away(bench: Bench, tmp_path: Path) -> None:
+    """Whether a store copies it or takes it, its bytes are kept as they were."""
+    key, whole = new_key(), os.urandom(3 * PIECE_BYTES + 1)
+    (given := tmp_path / "given").write_bytes(whole)
+    with given.open("rb") as file:
+        saved = bench.save(key, GivenFile(file))
+
+    assert saved == Saved(len(whole), hashlib.sha256(whole).hexdigest())
+    assert bench.read(key) == whole
+
+
+def test_file_that_is_not_given_away(bench: Bench, tmp_path: Path) -> None:
+    """Its bytes alone leave it where it was."""
+    (mine := tmp_path / "mine").write_bytes(b"bytes")
+    with mine.open("rb") as file:
+        bench.save(new_key(), iter(GivenFile(file)))
+
+    assert mine.read_bytes() == b"bytes"
 
 
 def test_remove_takes_the_task_and_no_other(bench: Bench) -> None:
@@ -402,6 +425,124 @@ def test_file_in_place_of_the_folder(tmp_path: Path) -> None:
         with pytest.raises(Error) as caught:
             verb()
         assert_is_unavailable(caught.value, tmp_path)
+
+
+BYTES = b"a file that is given away"
+
+
+@pytest.fixture
+def gift(tmp_path: Path) -> Path:
+    """A file beside the store."""
+    (gift := tmp_path / "gift").write_bytes(BYTES)
+    return gift
+
+
+def give(tmp_path: Path, gift: Path) -> Path:
+    """Give it to the store; the file that is kept."""
+    bench, key = Bench(file_store(tmp_path)), new_key()
+    with gift.open("rb") as file:
+        saved = bench.save(key, GivenFile(file))
+    (kept,) = files(tmp_path / "store")
+
+    assert saved == Saved(len(BYTES), hashlib.sha256(BYTES).hexdigest())
+    assert kept.read_bytes() == bench.read(key) == BYTES
+    return kept
+
+
+def test_given_file_is_moved(tmp_path: Path, gift: Path) -> None:
+    """A file that is ours alone is not copied: the store has the same file, whatever rights the script gave it."""
+    gift.chmod(0o666)
+    before = gift.stat()
+    kept = give(tmp_path, gift).stat()
+
+    assert os.path.samestat(kept, before)
+    assert stat.S_IMODE(kept.st_mode) == 0o600
+    assert not gift.exists()
+
+
+def assert_is_copied(tmp_path: Path, gift: Path) -> None:
+    kept = give(tmp_path, gift)
+
+    assert not os.path.samestat(kept.stat(), gift.stat())
+    assert gift.read_bytes() == BYTES
+
+
+def test_given_file_with_two_names_is_copied(tmp_path: Path, gift: Path) -> None:
+    """Who has the other name can change the file at any time."""
+    (tmp_path / "other").hardlink_to(gift)
+
+    assert_is_copied(tmp_path, gift)
+
+
+def test_given_file_that_is_open_to_write_is_copied(tmp_path: Path, gift: Path) -> None:
+    """A process that the script left behind, or asked another to begin, can change what it has opened."""
+    with gift.open("ab"):
+        assert_is_copied(tmp_path, gift)
+
+
+def test_given_file_that_is_mapped_to_write_is_copied(tmp_path: Path, gift: Path) -> None:
+    """The memory of a process may be the file, also once that is closed."""
+    with gift.open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0)
+    with mapped:
+        assert_is_copied(tmp_path, gift)
+
+
+def test_given_file_of_another_owner_is_copied(tmp_path: Path, gift: Path) -> None:
+    """Its owner could change it later."""
+    try:
+        os.chown(gift, 12345, -1)
+    except PermissionError:
+        pytest.skip("only root can give away files")
+
+    assert_is_copied(tmp_path, gift)
+
+
+def test_given_file_on_another_disk_is_copied(tmp_path: Path, small_disk: Path) -> None:
+    """A file cannot be moved from one file system to another."""
+    (gift := small_disk / "gift").write_bytes(BYTES)
+
+    assert_is_copied(tmp_path, gift)
+
+
+def test_given_file_without_a_name_is_copied(tmp_path: Path, gift: Path) -> None:
+    """What a script says is captured in files that no folder has."""
+    bench, key = Bench(file_store(tmp_path)), new_key()
+    with gift.open("rb") as file:
+        gift.unlink()
+        bench.save(key, GivenFile(file))
+
+    assert bench.read(key) == BYTES
+
+
+def test_given_file_whose_name_another_has_by_now_is_copied(
+    tmp_path: Path, gift: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was opened is kept, and not what is found under its name a moment later."""
+    (other := tmp_path / "other").write_bytes(b"another file")
+    monkeypatch.setattr(os, "readlink", lambda _: str(other))
+
+    assert_is_copied(tmp_path, gift)
+
+
+def test_nobody_writes_while_a_given_file_is_moved(
+    tmp_path: Path, gift: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who opens it to write in that moment has to wait; that does no harm to us, who are sent a signal."""
+    refused = []
+    digest = hashlib.file_digest
+
+    def digest_beside_a_writer(file: Any, name: str) -> Any:
+        try:
+            os.close(os.open(file.name, os.O_WRONLY | os.O_NONBLOCK))
+        except BlockingIOError as error:
+            refused.append(error)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", digest_beside_a_writer)
+    give(tmp_path, gift)
+
+    assert len(refused) == 1
 
 
 def test_interrupted_save_leaves_no_part(tmp_path: Path) -> None:

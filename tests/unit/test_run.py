@@ -499,6 +499,23 @@ def test_attachments_of_one_name(bench: Bench) -> None:
     assert bench.files(outcome) == {"a/x.txt": b"a\n", "b/x.txt": b"b\n", "y.txt": b"y\n"}
 
 
+def test_attachment_under_two_names(bench: Bench) -> None:
+    """A link to a file is a file: both are kept, whichever comes first."""
+    script = 'cd "$RUNDIR"; echo same > b.txt; ln -s b.txt a.txt; ln -s b.txt c.txt; ln b.txt d.txt'
+    outcome = bench.run(script, outputs={"attachments": ["*.txt"]})
+
+    assert bench.files(outcome) == dict.fromkeys(["a.txt", "b.txt", "c.txt", "d.txt"], b"same\n")
+
+
+def test_attachments_stay_for_debugging(bench: Bench) -> None:
+    """What is kept of a run is also still in a folder that stays."""
+    outcome = bench.run('echo kept > "$RUNDIR/a.txt"', outputs={"attachments": ["*.txt"]}, debug=True)
+    (folder,) = bench.left()
+
+    assert bench.files(outcome) == {"a.txt": b"kept\n"}
+    assert (folder / "a.txt").read_text() == "kept\n"
+
+
 def test_attachments_of_a_failure(bench: Bench) -> None:
     """A script that fails keeps its attachments, but has no results."""
     script = 'echo id > "$RUNDIR/rows.csv"; echo why > "$RUNDIR/report.txt"; exit 2'
