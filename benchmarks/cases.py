@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import peers, system
 from benchmarks.figures import Aim, Figure
-from benchmarks.material import Material, write_file, write_table
+from benchmarks.material import Material, use_memory, write_file, write_table
 from benchmarks.system import HOST, Start, System, cores, free_port, running, until
 from benchmarks.wire import Api, Dialect
 
@@ -396,6 +396,7 @@ class Bench:
 
     def _fetch_and_peaks(self, one: System, idle: Mapping[str, float]) -> Values:
         """``idle`` is what was resident before the first round, so that what stays is seen."""
+        use_memory(self.material.folder)
         _forget_peaks(one)
         found = self._load(one, "fetch")
         peaks = _peaks(one)
