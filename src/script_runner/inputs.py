@@ -169,10 +169,9 @@ def _texts(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _refuse_too_much(spec: Spec, arguments: Arguments) -> None:
     lengths = {name: sum(len(text.encode()) for text in _texts(value)) for name, value in arguments.items()}
-    templates = [template for part in spec.command for template in part.templates]
-    if any(sum(lengths.get(name, 0) for name in template.names) > MAX_VALUE_BYTES for template in templates):
+    if any(sum(lengths.get(name, 0) for name in names) > MAX_VALUE_BYTES for names in spec.arguments):
         raise _too_long(f"The values that make one argument are longer than {MAX_VALUE_BYTES:,} bytes together.")
-    uses = [*lengths, *(name for template in templates for name in template.names if name in lengths)]
+    uses = [*lengths, *(name for names in spec.arguments for name in names if name in lengths)]
     if (
         sum(lengths[name] + BYTES_AROUND_A_VALUE * len(_texts(arguments[name])) for name in uses)
         > MAX_VALUES_BYTES

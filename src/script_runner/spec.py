@@ -445,11 +445,19 @@ class Spec(_Model):
         """How long finished tasks are kept, of the states that have a time of their own."""
         return {state: kept.seconds for state, kept in self.retention.all.items() if kept.seconds is not None}
 
+    @functools.cached_property
+    def arguments(self) -> tuple[tuple[str, ...], ...]:
+        """The names in each argument of the command."""
+        return tuple(template.names for part in self.command for template in part.templates)
+
+    @functools.cached_property
+    def _needed(self) -> frozenset[str]:
+        """The names without which there is no command."""
+        bare = (part for part in self.command if not part.is_group)
+        return frozenset(name for part in bare for template in part.templates for name in template.names)
+
     def is_required(self, wanted: AnyInput) -> bool:
         """Whether a request without this value is refused."""
         if wanted.default is not None:
             return False
-        if wanted.required is not None:
-            return wanted.required
-        bare = (part for part in self.command if not part.is_group)
-        return any(wanted.env_var_name in template.names for part in bare for template in part.templates)
+        return wanted.env_var_name in self._needed if wanted.required is None else wanted.required

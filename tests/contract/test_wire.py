@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import re
+import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -52,6 +55,39 @@ async def test_each_caller_gets_its_own_answer(own_server: RedisServer) -> None:
 
         assert answers == texts
         assert await connections(own_server) == 1
+
+
+async def test_calls_that_are_made_together_are_sent_together() -> None:
+    """While an answer is awaited the calls of one turn of the loop are one piece on the way, in their order."""
+    heard, segments = b"", []
+    serving: list[asyncio.Task[None] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal heard
+        serving.append(asyncio.current_task())
+        with contextlib.suppress(ConnectionError):
+            while said := await reader.read(1 << 16):
+                heard += said
+                segments.append(data_segments(writer))
+                writer.write(b"+OK\r\n" * said.count(b"*"))
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, wire_to(f"redis://127.0.0.1:{port}") as wire:
+        await wire.call("PING")
+        before = segments[-1]
+        await asyncio.gather(*(wire.call("ECHO", f"<{number}>") for number in range(50)))
+
+    await asyncio.gather(*filter(None, serving))
+    assert segments[-1] - before == 2  # what is called first does not wait for others
+    assert re.findall(rb"<(\d+)>", heard) == [str(number).encode() for number in range(50)]
+
+
+def data_segments(writer: asyncio.StreamWriter) -> int:
+    """How many segments with data have come over a connection (tcp(7), TCP_INFO; tcpi_data_segs_in)."""
+    info = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return int(struct.unpack_from("I", info, 152)[0])
 
 
 async def test_an_error_is_its_callers_alone(own_server: RedisServer) -> None:

@@ -135,15 +135,27 @@ class _Line(_Stream):
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._clock = asyncio.get_running_loop()
         self._watch: asyncio.TimerHandle | None = None
+        self._unsent: list[bytes] = []
 
     def call(self, words: Words, deadline: float) -> "asyncio.Future[Any]":
-        """The answer to come."""
+        """The answer to come. What is called in one turn of the loop while one is awaited is sent together."""
+        command = hiredis.pack_command(words)  # type: ignore[arg-type]
+        if not self._waiting:
+            self._transport.write(command)
+        else:
+            if not self._unsent:
+                self._clock.call_soon(self._send)
+            self._unsent.append(command)
         answer: asyncio.Future[Any] = self._clock.create_future()
         self._waiting.append((answer, deadline))
         if self._watch is None:
             self._watch = self._clock.call_at(deadline, self._look)
-        self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]
         return answer
+
+    def _send(self) -> None:
+        commands, self._unsent = self._unsent, []
+        if self.is_open:
+            self._transport.write(b"".join(commands))
 
     def _look(self) -> None:
         """End a connection that owes an answer; otherwise look again when the next is due."""
