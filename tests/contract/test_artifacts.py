@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import mmap
 import os
@@ -543,6 +544,34 @@ def test_nobody_writes_while_a_given_file_is_moved(
     give(tmp_path, gift)
 
     assert len(refused) == 1
+
+
+def test_given_file_whose_lease_ends_early_is_copied(
+    tmp_path: Path, gift: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that has waited long is let in by the kernel: what was moved by then is kept as a copy."""
+    moved = gift.stat()
+    digest = hashlib.file_digest
+
+    def digest_until_the_lease_ends(file: Any, name: str) -> Any:
+        (holder,) = [
+            number
+            for number in map(int, os.listdir("/proc/self/fd"))  # noqa: PTH208 - numbers
+            if number != file.fileno() and is_the_same(number, moved)
+        ]
+        fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", digest_until_the_lease_ends)
+    kept = give(tmp_path, gift)
+
+    assert not os.path.samestat(kept.stat(), moved)
+
+
+def is_the_same(number: int, status: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(number), status)
+    return False
 
 
 def test_interrupted_save_leaves_no_part(tmp_path: Path) -> None:

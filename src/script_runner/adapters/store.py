@@ -94,14 +94,14 @@ def _moved(file: BinaryIO, part: Path) -> Saved | None:
     try:
         with _lease(file):
             os.rename(os.readlink(f"/proc/self/fd/{file.fileno()}"), part)  # noqa: PTH104, PTH115 - texts as they are
-            if not os.path.samestat(part.lstat(), status):  # another one got the name meanwhile
-                part.unlink()
-                return None
-            part.chmod(0o600)
-            with part.open("rb", buffering=0) as moved:
-                return Saved(status.st_size, hashlib.file_digest(moved, "sha256").hexdigest())
-    except OSError:  # another file system, or one that knows no leases
-        return None
+            if os.path.samestat(part.lstat(), status):  # or another one got the name meanwhile
+                part.chmod(0o600)
+                with part.open("rb", buffering=0) as moved:
+                    return Saved(status.st_size, hashlib.file_digest(moved, "sha256").hexdigest())
+    except OSError:  # another file system, one without leases, or a lease that ended while a writer waited
+        pass
+    part.unlink(missing_ok=True)
+    return None
 
 
 @contextlib.contextmanager
