@@ -242,7 +242,8 @@ class Worker:
     async def _outcome(self, running: _Running, span: Span) -> Outcome | None:
         if self._has_lapsed(running):  # the task may be another's by now
             running.is_unstarted = True
-            await asyncio.sleep(RETRY_SECONDS)
+            if self._heart.is_overdue:
+                await asyncio.sleep(RETRY_SECONDS)
             return None
         try:
             task = running.task

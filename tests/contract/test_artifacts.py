@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -524,6 +525,100 @@ def test_given_file_whose_name_another_has_by_now_is_copied(
     monkeypatch.setattr(os, "readlink", lambda _: str(other))
 
     assert_is_copied(tmp_path, gift)
+    assert other.read_bytes() == b"another file"
+
+
+def test_given_file_that_gets_a_second_name_meanwhile_is_copied(
+    tmp_path: Path, gift: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found out before the move is looked at again after it."""
+    moved, readlink = gift.stat(), os.readlink
+
+    def readlink_beside_a_link(path: str) -> str:
+        (tmp_path / "second").hardlink_to(gift)
+        return readlink(path)
+
+    monkeypatch.setattr(os, "readlink", readlink_beside_a_link)
+    kept = give(tmp_path, gift)
+
+    assert not os.path.samestat(kept.stat(), moved)
+
+
+def test_given_file_that_is_written_before_the_lease_is_whole(
+    tmp_path: Path, gift: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size and digest are those of the file under the lease."""
+    gift.write_bytes(BYTES[:5])
+    control = fcntl.fcntl
+
+    def control_after_a_writer(file: Any, command: int, *argument: Any) -> Any:
+        if command == fcntl.F_SETSIG:
+            gift.write_bytes(BYTES)
+        return control(file, command, *argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", control_after_a_writer)
+    give(tmp_path, gift)
+
+
+def test_given_file_that_somebody_waits_to_write_is_copied(
+    tmp_path: Path, gift: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has found the file before it was moved writes to it as soon as the lease ends: not into the store."""
+    moved, readlink = gift.stat(), os.readlink
+    writers = []
+
+    def readlink_beside_a_writer(path: str) -> str:
+        writer = subprocess.Popen(["/bin/sh", "-c", 'echo more >> "$0"', gift])
+        writers.append(writer)
+        while not is_lease_to_end(path):
+            os.sched_yield()
+        return readlink(path)
+
+    monkeypatch.setattr(os, "readlink", readlink_beside_a_writer)
+    with gift.open("rb") as file:
+        saved = Bench(file_store(tmp_path)).save(new_key(), GivenFile(file))
+    assert writers[0].wait() == 0
+    (kept,) = files(tmp_path / "store")
+    whole = kept.read_bytes()
+
+    assert not os.path.samestat(kept.stat(), moved)
+    assert saved == Saved(len(whole), hashlib.sha256(whole).hexdigest())
+    assert whole in (BYTES, BYTES + b"more\n")  # before the copy, or after it
+
+
+def is_lease_to_end(descriptor: str) -> bool:
+    """Of the descriptor with this path in /proc."""
+    return bool(fcntl.fcntl(int(Path(descriptor).name), fcntl.F_GETLEASE) != fcntl.F_RDLCK)
+
+
+def test_a_caller_that_is_cancelled_closes_nothing_of_a_file_that_is_moved(
+    tmp_path: Path, gift: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of a descriptor that was closed is soon another file's, which must not be moved."""
+    (other := tmp_path / "other").write_bytes(b"another file")
+    readlink, begun, goes_on = os.readlink, threading.Event(), threading.Event()
+
+    def readlink_later(path: str) -> str:
+        begun.set()
+        assert goes_on.wait(60)
+        return readlink(path)
+
+    async def cancelled() -> None:
+        with gift.open("rb") as file:
+            saving = asyncio.ensure_future(file_store(tmp_path).save(new_key(), GivenFile(file)))
+            await asyncio.to_thread(begun.wait)
+            saving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await saving
+        with other.open("rb"):
+            goes_on.set()
+            await asyncio.get_running_loop().shutdown_default_executor()
+
+    monkeypatch.setattr(os, "readlink", readlink_later)
+    asyncio.run(cancelled())
+
+    assert other.read_bytes() == b"another file"
+    assert [kept.read_bytes() for kept in files(tmp_path / "store")] == [BYTES]
 
 
 def test_nobody_writes_while_a_given_file_is_moved(
@@ -554,24 +649,16 @@ def test_given_file_whose_lease_ends_early_is_copied(
     digest = hashlib.file_digest
 
     def digest_until_the_lease_ends(file: Any, name: str) -> Any:
-        (holder,) = [
-            number
-            for number in map(int, os.listdir("/proc/self/fd"))  # noqa: PTH208 - numbers
-            if number != file.fileno() and is_the_same(number, moved)
-        ]
-        fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers
+            with contextlib.suppress(OSError):  # one of them has it
+                if os.path.samestat(os.fstat(int(number)), moved):
+                    fcntl.fcntl(int(number), fcntl.F_SETLEASE, fcntl.F_UNLCK)
         return digest(file, name)
 
     monkeypatch.setattr(hashlib, "file_digest", digest_until_the_lease_ends)
     kept = give(tmp_path, gift)
 
     assert not os.path.samestat(kept.stat(), moved)
-
-
-def is_the_same(number: int, status: os.stat_result) -> bool:
-    with contextlib.suppress(OSError):
-        return os.path.samestat(os.fstat(number), status)
-    return False
 
 
 def test_interrupted_save_leaves_no_part(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ class FileArtifacts:
         self._folder = _folder(url)
 
     async def save(self, key: str, chunks: Iterable[bytes], label: Label | None = None) -> Saved:  # noqa: ARG002 - what it says is in the task's record too
+        if isinstance(chunks, GivenFile):  # a descriptor of the thread's own, as the caller may be cancelled
+            chunks = GivenFile(os.fdopen(os.dup(chunks.file.fileno()), "rb"))
         return await asyncio.to_thread(self._save, self._path(key), chunks)
 
     async def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
@@ -80,28 +82,43 @@ class FileArtifacts:
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()
+            if isinstance(chunks, GivenFile):
+                chunks.file.close()
         return saved
 
 
 def _moved(file: BinaryIO, part: Path) -> Saved | None:
     """Make a file of ours that of the store, if nobody else can change it; None if that is not certain.
 
-    It has no other name, and nobody has it open to write: else the kernel gives no lease (fcntl(2), F_SETLEASE).
+    It has no other name, and nobody has it open to write or waits to: else the kernel gives no lease, or says that
+    it is to end (fcntl(2), F_SETLEASE, F_GETLEASE).
     """
-    status = os.fstat(file.fileno())
-    if status.st_nlink != 1 or status.st_uid != os.geteuid():
-        return None
     try:
         with _lease(file):
-            os.rename(os.readlink(f"/proc/self/fd/{file.fileno()}"), part)  # noqa: PTH104, PTH115 - texts as they are
-            if os.path.samestat(part.lstat(), status):  # or another one got the name meanwhile
+            name = Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))  # noqa: PTH115 - a text as it is
+            if not _is_ours_alone(name, file):
+                return None
+            name.rename(part)
+            status = part.lstat()
+            if not os.path.samestat(status, os.fstat(file.fileno())):  # another one had got the name meanwhile
+                part.rename(name)
+            elif _is_ours_alone(part, file):
                 part.chmod(0o600)
                 with part.open("rb", buffering=0) as moved:
-                    return Saved(status.st_size, hashlib.file_digest(moved, "sha256").hexdigest())
+                    saved = Saved(status.st_size, hashlib.file_digest(moved, "sha256").hexdigest())
+                if fcntl.fcntl(file, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
+                    return saved
     except OSError:  # another file system, one without leases, or a lease that ended while a writer waited
         pass
     part.unlink(missing_ok=True)
     return None
+
+
+def _is_ours_alone(name: Path, file: BinaryIO) -> bool:
+    """Whether this is the one name of a file that is ours."""
+    status = name.lstat()
+    is_single = status.st_nlink == 1 and status.st_uid == os.geteuid()
+    return is_single and os.path.samestat(status, os.fstat(file.fileno()))
 
 
 @contextlib.contextmanager
