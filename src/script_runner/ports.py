@@ -161,8 +161,13 @@ class Tasks(Protocol):
         """A queued task becomes cancelled at once; the worker of a running one is told; None if unknown."""
         ...
 
-    async def claim(self, worker: str, *, limit: int, wait_seconds: float) -> Sequence[Task]:
-        """Start up to ``limit`` queued tasks for ``worker``; wait for one if there is none."""
+    async def claim(
+        self, worker: str, *, limit: int, wait_seconds: float, on_ask: Callable[[], None] = lambda: None
+    ) -> Sequence[Task]:
+        """Start up to ``limit`` queued tasks for ``worker``; wait for one if there is none.
+
+        ``on_ask`` is called before each time that the queue is asked, so after the wait.
+        """
         ...
 
     async def wait_for_word(self, worker: str, *, seconds: float) -> None:

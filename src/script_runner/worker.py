@@ -63,16 +63,16 @@ def _run_of(task: Task) -> _Run:
 @dataclass(slots=True)
 class _Running:
     task: Task
-    lapses: int
-    """How often the lease had lapsed when its claim was sent."""
     stop: "asyncio.Future[Stop]"
     over: asyncio.Event
+    lapses: int = 0
+    """How often the lease had lapsed when its claim was sent."""
     is_unstarted: bool = False
     seconds: float = 0.0
 
 
-def _new_running(task: Task, lapses: int) -> _Running:
-    return _Running(task, lapses, asyncio.get_running_loop().create_future(), asyncio.Event())
+def _new_running(task: Task, lapses: int = 0) -> _Running:
+    return _Running(task, asyncio.get_running_loop().create_future(), asyncio.Event(), lapses)
 
 
 class Worker:
@@ -148,9 +148,16 @@ class Worker:
 
     async def _claim(self) -> None:
         free = self._terms.concurrency - len(self._carriers)
-        lapses = self._heart.lapses
+        lapses = 0
+
+        def note_lapses() -> None:
+            nonlocal lapses
+            lapses = self._heart.lapses
+
         try:
-            claimed = await self._tasks.claim(self._terms.name, limit=free, wait_seconds=WAIT_SECONDS)
+            claimed = await self._tasks.claim(
+                self._terms.name, limit=free, wait_seconds=WAIT_SECONDS, on_ask=note_lapses
+            )
         except Error as error:
             if error.message != self._trouble:
                 _log.warning("cannot claim: %s", error.message)
@@ -170,7 +177,7 @@ class Worker:
 
     async def _return(self, task: Task) -> None:
         """Give back a task that was not begun; it is ours until that is done."""
-        returned = self._running[_run_of(task)] = _new_running(task, self._heart.lapses)
+        returned = self._running[_run_of(task)] = _new_running(task)
         returned.over.set()
         try:
             await self._tasks.release(task, counted=False)

@@ -113,10 +113,13 @@ class MemoryTasks:
             self._pulse()
         return await self.get(task_id)
 
-    async def claim(self, worker: str, *, limit: int, wait_seconds: float) -> Sequence[Task]:
+    async def claim(
+        self, worker: str, *, limit: int, wait_seconds: float, on_ask: Callable[[], None] = lambda: None
+    ) -> Sequence[Task]:
         self._tick()
         if not self._startable():
             await self._wait(lambda: bool(self._startable()), wait_seconds)
+        on_ask()
         if self._deadlines.get(worker, 0.0) <= self._clock():
             return []
         self._tick()

@@ -6,7 +6,7 @@ import logging
 import math
 import ssl
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -145,13 +145,19 @@ class RedisTasks:
     async def cancel(self, task_id: str) -> Task | None:
         return self._told(await self._run("cancel", task_id))
 
-    async def claim(self, worker: str, *, limit: int, wait_seconds: float) -> Sequence[Task]:
+    async def claim(
+        self, worker: str, *, limit: int, wait_seconds: float, on_ask: Callable[[], None] = lambda: None
+    ) -> Sequence[Task]:
         if self._may_more or not wait_seconds:
+            on_ask()
             records = await self._claim(worker, limit)
             if records or not wait_seconds:
                 return records
         self._may_more = True  # unless a claim says otherwise, as the wait may fail
-        return await self._claim(worker, limit) if await self._wait(worker, "wake", wait_seconds) else []
+        if not await self._wait(worker, "wake", wait_seconds):
+            return []
+        on_ask()
+        return await self._claim(worker, limit)
 
     async def wait_for_word(self, worker: str, *, seconds: float) -> None:
         await self._wait(worker, f"stop:{worker}", seconds)
