@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = ("Plate_384_Number", "Well", "Sample", "Count", "Call")
-SPARE_BYTES = 1_000_000_000
 SKIPPED = {"Sample": ["NA"], "Call": ["empty", "failed"]}
+SPARE_BYTES = 1_000_000_000
 
 TRIVIAL = """
 #include <stdlib.h>

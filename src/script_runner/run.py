@@ -116,7 +116,7 @@ async def _run_in(folder: Path, task: Task, workshop: Workshop, stop: "asyncio.F
 def _command(folder: Path, task: Task, workshop: Workshop) -> Command:
     spec = workshop.spec
     values = command.values(spec, task.arguments, run_folder=str(folder), task_id=task.id)
-    if unknown := command.unknown(spec.command, values):
+    if unknown := command.unknown(spec, values):
         names = ", ".join(f"${name}" for name in unknown)
         message = (
             f"The task was accepted under another configuration, without a value for {names}. Submit it again."
@@ -416,11 +416,9 @@ def _results_source(folder: Path, process: Process, kind: str, path: str) -> Bin
 async def _keep_attachments(folder: Path, spec: Spec, keeper: _Keeper) -> tuple[Artifact, ...]:
     if not spec.outputs.attachments:
         return ()
-    found = await asyncio.to_thread(results.attachments, folder, spec.outputs.attachments)
+    found, may_give = await asyncio.to_thread(_attachments, folder, spec)
     if len(found) > MAX_FILES:
         raise Error(Code.BAD_OUTPUT, f"The attachments are {len(found):,} files; at most {MAX_FILES:,} are kept.")
-    # two names for one file, or a folder that stays: then the files are not to be given away
-    may_give = not spec.debug and not any((folder / path).is_symlink() for path in found.values())
     kept = []
     for name, path in found.items():
         with results.open_inside(folder, path) as source:
@@ -429,12 +427,18 @@ async def _keep_attachments(folder: Path, spec: Spec, keeper: _Keeper) -> tuple[
     return tuple(kept)
 
 
+def _attachments(folder: Path, spec: Spec) -> tuple[dict[str, str], bool]:
+    """Them, and whether they may be given away: not from a folder that stays, nor if a file may have two names."""
+    found = results.attachments(folder, spec.outputs.attachments)
+    return found, not spec.debug and not any((folder / path).is_symlink() for path in found.values())
+
+
 async def _keep_logs(process: Process, keeper: _Keeper) -> tuple[Artifact, ...]:
     kept = []
     for name, stream in zip(STREAMS, (process.stdout, process.stderr), strict=True):
         if _size(stream):
             with _from_start(stream) as source:
-                kept.append(await keeper.keep(name, GivenFile(source), "text/plain; charset=utf-8"))
+                kept.append(await keeper.keep(name, iter(GivenFile(source)), "text/plain; charset=utf-8"))
     return tuple(kept)
 
 

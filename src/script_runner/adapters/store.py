@@ -96,13 +96,14 @@ def _moved(file: BinaryIO, part: Path) -> Saved | None:
     try:
         with _lease(file):
             name = Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))  # noqa: PTH115 - a text as it is
-            if not _is_ours_alone(name, file):
+            found = os.fstat(file.fileno())
+            if not _is_ours_alone(found) or not os.path.samestat(name.lstat(), found):
                 return None
             name.rename(part)
             status = part.lstat()
-            if not os.path.samestat(status, os.fstat(file.fileno())):  # another one had got the name meanwhile
+            if not os.path.samestat(status, found):  # another one had got the name meanwhile
                 part.rename(name)
-            elif _is_ours_alone(part, file):
+            elif _is_ours_alone(status):
                 part.chmod(0o600)
                 with part.open("rb", buffering=0) as moved:
                     saved = Saved(status.st_size, hashlib.file_digest(moved, "sha256").hexdigest())
@@ -114,11 +115,8 @@ def _moved(file: BinaryIO, part: Path) -> Saved | None:
     return None
 
 
-def _is_ours_alone(name: Path, file: BinaryIO) -> bool:
-    """Whether this is the one name of a file that is ours."""
-    status = name.lstat()
-    is_single = status.st_nlink == 1 and status.st_uid == os.geteuid()
-    return is_single and os.path.samestat(status, os.fstat(file.fileno()))
+def _is_ours_alone(status: os.stat_result) -> bool:
+    return status.st_nlink == 1 and status.st_uid == os.geteuid()
 
 
 @contextlib.contextmanager
