@@ -9,7 +9,7 @@ Values = Mapping[str, str | tuple[str, ...]]
 
 def names(command: Sequence[Part]) -> frozenset[str]:
     """Every name the command mentions."""
-    return frozenset(name for part in command for template in part.templates for name in template.names)
+    return frozenset(name for part in command for name in part.names)
 
 
 def render(command: Sequence[Part], values: Values) -> tuple[str, ...]:
@@ -17,15 +17,15 @@ def render(command: Sequence[Part], values: Values) -> tuple[str, ...]:
     return tuple(
         argument
         for part in command
-        if not part.is_group or all(name in values for template in part.templates for name in template.names)
+        if not part.is_group or all(name in values for name in part.names)
         for template in part.templates
         for argument in _arguments(template, values)
     )
 
 
-def unknown(command: Sequence[Part], values: Values) -> list[str]:
+def unknown(spec: Spec, values: Values) -> list[str]:
     """The names that the command cannot do without and that have no value, sorted."""
-    return sorted(names([part for part in command if not part.is_group]) - values.keys())
+    return sorted(spec.needed - values.keys())
 
 
 def values(spec: Spec, arguments: Values, *, run_folder: str, task_id: str) -> Values:

@@ -106,6 +106,10 @@ class Part:
     templates: tuple[Template, ...]
     is_group: bool
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for template in self.templates for name in template.names)
+
     @classmethod
     def parse(cls, source: Any) -> "Part":
         if isinstance(source, str):
@@ -451,13 +455,12 @@ class Spec(_Model):
         return tuple(template.names for part in self.command for template in part.templates)
 
     @functools.cached_property
-    def _needed(self) -> frozenset[str]:
+    def needed(self) -> frozenset[str]:
         """The names without which there is no command."""
-        bare = (part for part in self.command if not part.is_group)
-        return frozenset(name for part in bare for template in part.templates for name in template.names)
+        return frozenset(name for part in self.command if not part.is_group for name in part.names)
 
     def is_required(self, wanted: AnyInput) -> bool:
         """Whether a request without this value is refused."""
         if wanted.default is not None:
             return False
-        return wanted.env_var_name in self._needed if wanted.required is None else wanted.required
+        return wanted.env_var_name in self.needed if wanted.required is None else wanted.required
