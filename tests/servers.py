@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -315,14 +316,26 @@ async def until(is_so: Callable[[], Awaitable[bool]], *, seconds: float = 20) ->
 def free_port() -> int:
     """A TCP port that nobody listens on now, by chance and below those that the system gives out (ip(7)).
 
-    So neither a connection nor another run of tests beside this one is likely to take it before it is used.
+    So neither a connection nor another run of tests beside this one is likely to take it before it is used. No
+    other test of this run is given it: that of a server which was killed stays free until it is started anew.
     """
-    while True:
-        port = random.randrange(10_000, 32_768)  # noqa: S311 - no secret
+    for port in _PORTS:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, port))
             return port
+    raise RuntimeError("every port was given out")
+
+
+def _ports_of_this_process() -> Iterator[int]:
+    """Each port once, in an order of chance; processes of pytest-xdist share them out among themselves."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = range(10_000 + number, 32_768, count)
+    return iter(random.sample(ports, len(ports)))
+
+
+_PORTS = _ports_of_this_process()
 
 
 def _flags(settings: Mapping[str, str]) -> Sequence[str]:

@@ -544,6 +544,7 @@ def test_a_wait_that_ends_without_redis_is_answered_as_it_can_be(own_redis: Redi
         )
         poll = Beside(lambda: httpx.get(f"{server.url}/task/{task_id}?wait=2", timeout=PATIENCE_SECONDS))
         until(lambda: waiting(server) == 2)
+        until(lambda: len(server.http.get("/task").json()["tasks"]) == 2)  # one listens before it submits
         own_redis.kill()
 
         assert (submitted.result().status_code, submitted.result().json()["status"]) == (202, "not-ready")
