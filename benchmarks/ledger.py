@@ -11,7 +11,7 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
@@ -20,6 +20,7 @@ from typing import Any
 
 import redis
 import redis.exceptions
+from msgspec.structs import replace
 
 from benchmarks.figures import Aim, Figure
 from benchmarks.system import HOST, System, server_alone

@@ -8,8 +8,10 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 
 class State(StrEnum):
@@ -28,8 +30,7 @@ class State(StrEnum):
         return self not in (State.QUEUED, State.RUNNING)
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(Struct, frozen=True):
     """One kept file: its public ``name``, ``size`` in bytes, and the ``key`` it is stored under."""
 
     name: str
@@ -39,8 +40,7 @@ class Artifact:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(Struct, frozen=True):
     """The kept results: a JSON document, one row a line if it is a list of objects.
 
     ``rows`` and ``columns`` are None when the document is not a list of objects.
@@ -51,8 +51,7 @@ class Results:
     columns: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a run ended and what it left behind."""
 
     state: State
@@ -82,16 +81,14 @@ class Outcome:
                 return "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a task stands among those that wait: 1 is next; the seconds until its start, None if nobody knows."""
 
     position: int
     expected_wait: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """One request to run the script. Times are seconds since the epoch, by the store's clock.
 
     ``configuration`` is the fingerprint of the one it was accepted under. ``retention`` overrules
@@ -123,7 +120,7 @@ class Task:
     run: int = 0
     is_cancelling: bool = False
     outcome: Outcome | None = None
-    place: Place | None = field(default=None, compare=False)
+    place: Place | None = None
 
     def started(self, *, worker: str, at: float) -> "Task":
         """The task as ``worker`` has just claimed it, one attempt further."""

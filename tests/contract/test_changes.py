@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from tests.conftest import Store
 from tests.servers import RedisServer, until
 
@@ -45,7 +45,7 @@ async def listening(changes: Changes, task_id: str = "a", *, logs: bool = False)
 
 
 async def add(store: Store, task_id: str = "a", **changes: object) -> None:
-    await store.tasks.add(replace(Task(id=task_id, owner="ada", arguments={}), **changes))  # type: ignore[arg-type]
+    await store.tasks.add(replace(Task(id=task_id, owner="ada", arguments={}), **changes))
 
 
 async def claim(store: Store, worker: str = "w1") -> Task:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.conftest import Clock, Store
 from tests.servers import RedisServer
 
@@ -24,7 +25,7 @@ NOTHING = dict.fromkeys((state for state in State if state.is_final), 0)
 
 async def add(store: Store, *ids: str, **changes: Any) -> None:
     for task_id in ids:
-        await store.tasks.add(replace(Task(id=task_id, owner="ada", arguments={}), **changes))
+        await store.tasks.add(structs.replace(Task(id=task_id, owner="ada", arguments={}), **changes))
 
 
 async def figures(store: Store) -> Figures:

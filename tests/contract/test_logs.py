@@ -1,8 +1,7 @@
 """The port Logs against every store: tails of running scripts, whatever is repeated, lost or too long."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from tests.conftest import Store
 
 from script_runner.ports import LogChunk

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.conftest import Store
 from tests.servers import until
 
@@ -23,7 +24,7 @@ FAILED = Outcome(State.FAILED, exit_code=1)
 
 
 def a_task(task_id: str = "a", **changes: Any) -> Task:
-    return replace(Task(id=task_id, owner="ada", arguments={}), **changes)
+    return structs.replace(Task(id=task_id, owner="ada", arguments={}), **changes)
 
 
 def limited(store: Store, **limits: int | None) -> Store:

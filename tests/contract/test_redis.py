@@ -5,7 +5,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 from tests.servers import Proxy, RedisServer, Sentinel, until
 
 from script_runner.adapters import redis as adapter
@@ -864,7 +865,7 @@ async def _or_code(asked: Awaitable[Any]) -> Any:
 
 
 def _timeless(answer: Any) -> Any:
-    """The answer with only what does not hang on the clock: which times there are, not what they say."""
+    """The answer with only what does not hang on the clock: which times there are, not what they say; no place."""
     match answer:
         case Task():
             started, finished = answer.started_at and 1.0, answer.finished_at and 1.0
@@ -875,6 +876,7 @@ def _timeless(answer: Any) -> Any:
                 finished_at=finished,
                 idempotency_key=None,
                 fingerprint="",
+                place=None,
             )
         case list() | tuple():
             return [_timeless(part) for part in answer]

@@ -7,11 +7,11 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.servers import until
 
 from script_runner.adapters.memory import MemoryLease, MemoryLogs, MemoryTasks

@@ -1,9 +1,9 @@
 """What the counts of a process are, as Prometheus reads them."""
 
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from script_runner.adapters.prometheus import PrometheusWatch

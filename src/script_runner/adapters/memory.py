@@ -7,7 +7,8 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from script_runner.errors import Code, Error, Problem
 from script_runner.ports import (

@@ -7,11 +7,11 @@ import math
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 import redis.exceptions
+from msgspec.structs import replace
 
 from script_runner.adapters.redis.connection import (
     ANSWER_SECONDS,
