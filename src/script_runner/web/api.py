@@ -15,7 +15,6 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
-from starlette.requests import Request as HttpRequest
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +28,7 @@ from script_runner.task import Artifact, State, Task
 from script_runner.web import documents, openapi, problems
 from script_runner.web.cors import Cors
 from script_runner.web.events import HEADERS, MEDIA_TYPE, EventStream
+from script_runner.web.request import HttpRequest
 from script_runner.web.watched import CALLER_HAS_GONE, ORIGIN, ROUTE, Watched
 
 ONE_PIECE_BYTES = 256 * 1024

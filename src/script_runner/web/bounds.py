@@ -75,19 +75,13 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._clock is None:
-            self._start_clock()
-        if not self._is_in_head:
+        if self._is_in_head:
+            self._feed_head(data)
+        else:
             self._feed_body(data)
-            return
-        self._head += data
-        end = _HEAD_END.search(self._head)
-        if (end.end() if end else len(self._head)) > MAX_HEAD_BYTES:
-            self._refuse(Error(Code.HEAD_TOO_LARGE, "The request line and header fields are too large."))
-        elif end:
-            head, rest = self._head[: end.end()], self._head[end.end() :]
-            self._head = b""
-            super().data_received(_UPGRADE.sub(b"", head) + rest)
+        is_between_requests = self._is_in_head and not self._head
+        if self._clock is None and not is_between_requests:
+            self._start_clock()
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
@@ -105,6 +99,17 @@ class BoundedHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(Error(Code.INVALID_INPUT, msg))
+
+    def _feed_head(self, data: bytes) -> None:
+        """Feed the parser once the head is whole."""
+        self._head += data
+        end = _HEAD_END.search(self._head)
+        if (end.end() if end else len(self._head)) > MAX_HEAD_BYTES:
+            self._refuse(Error(Code.HEAD_TOO_LARGE, "The request line and header fields are too large."))
+        elif end:
+            head, rest = self._head[: end.end()], self._head[end.end() :]
+            self._head = b""
+            super().data_received(_UPGRADE.sub(b"", head) + rest)
 
     def _feed_body(self, data: bytes) -> None:
         """Feed the parser; what brings the body no further (chunk extensions, trailers) has a limit, too."""

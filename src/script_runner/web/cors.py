@@ -12,7 +12,7 @@ EXPOSED = (
 EXPOSED_FIELD = (b"access-control-expose-headers", EXPOSED.encode())
 MAX_AGE_SECONDS = 86_400
 
-Fields = list[tuple[bytes, bytes]]
+Lines = list[tuple[bytes, bytes]]
 
 
 class Cors:
@@ -21,7 +21,7 @@ class Cors:
     def __init__(self, origins: Sequence[str]) -> None:
         self._origins = frozenset(origins)
 
-    def fields(self, asked: Headers) -> Fields:
+    def fields(self, asked: Headers) -> Lines:
         """The header fields that an answer to this request gets."""
         return [EXPOSED_FIELD, *self._allowed(asked)]
 
@@ -39,7 +39,7 @@ class Cors:
             },
         )
 
-    def _allowed(self, asked: Headers) -> Fields:
+    def _allowed(self, asked: Headers) -> Lines:
         if "*" in self._origins:
             return [(b"access-control-allow-origin", b"*")]
         origin, vary = asked.get("origin"), (b"vary", b"Origin")

@@ -14,7 +14,8 @@ from script_runner.ports import Span, Traces, Watch
 from script_runner.service import Origin
 from script_runner.trace import traceparent
 from script_runner.web import problems
-from script_runner.web.cors import Cors, Fields
+from script_runner.web.cors import Cors, Lines
+from script_runner.web.request import FIELDS, Fields
 
 ROUTE = "script_runner.route"
 ORIGIN = "script_runner.origin"
@@ -51,7 +52,7 @@ class Watched:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        asked = Headers(scope=scope)
+        asked = scope[FIELDS] = Fields(scope)
         request_id = _request_id(asked)
         journal.about(request_id=request_id)  # for the rest of this request's own asyncio task
         span = self._span(scope, asked)
@@ -75,11 +76,11 @@ class Watched:
         finally:
             self._tell(scope, span, status, time.perf_counter() - began)
 
-    def refusal_fields(self) -> Fields:
+    def refusal_fields(self) -> Lines:
         """What an answer gets besides that is given to no request, since none could be read."""
         return self._fields(Headers(raw=[]), _new_id())
 
-    def _fields(self, asked: Headers, request_id: str) -> Fields:
+    def _fields(self, asked: Headers, request_id: str) -> Lines:
         return [NO_SNIFFING, *self._cors.fields(asked), (b"x-request-id", request_id.encode())]
 
     def _span(self, scope: Scope, asked: Headers) -> Span | None:
