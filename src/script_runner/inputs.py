@@ -1,7 +1,6 @@
 """Turns a request into the script's arguments, or says which of its parts is wrong. Pure."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, assert_never
 
 import msgspec
@@ -22,8 +21,7 @@ BYTES_AROUND_A_VALUE = 9
 """What Linux counts for each besides its text: a pointer and the NUL at its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """What a caller sent, decoded: the path after ``/task/``, the query in order, the body."""
 
     path: str = ""

@@ -10,7 +10,10 @@ import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from script_runner import inputs, journal
 from script_runner.errors import Code, Error, Problem
@@ -56,8 +59,7 @@ _ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _log = logging.getLogger("script_runner.service")
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(Struct, frozen=True):
     """What a caller asks of the queue, beside what it asks of the script. ``not_before`` is in epoch seconds."""
 
     idempotency_key: str | None = None
@@ -66,8 +68,7 @@ class Wishes:
     expires_in_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """By which request a task came, for those who look into it later. ``traceparent``: W3C Trace Context."""
 
     request_id: str | None = None

@@ -152,8 +152,9 @@ class PathRegex(_Parsed):
 
     def group(self, text: str, number: int) -> str | None:
         """What group ``number`` matched, trying from the start of ``text``; None if it took no part."""
-        match = self.compiled.match(text)
-        return match.group(number) if match else None
+        match = self.compiled.match(text.encode())  # of a text the library would count the characters besides
+        found = match[number] if match else None
+        return None if found is None else found.decode(errors="surrogateescape")  # \C takes a part of a character
 
 
 @dataclass(frozen=True, slots=True)

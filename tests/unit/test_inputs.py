@@ -63,6 +63,12 @@ def test_path_whole_match_by_default() -> None:
     assert bind(path_spec("id-[0-9]+"), Request(path="id-076/x")) == {"A": "id-076"}
 
 
+def test_path_regex_that_cuts_a_character() -> None:
+    """What takes a single byte of a character, as RE2 can, is no text, and is said to be none."""
+    assert bind(path_spec(r"(\C*)", path_regex_match_group=1), Request(path="é")) == {"A": "é"}
+    assert "is not a character" in refused(path_spec(r"(\C)", path_regex_match_group=1), Request(path="é")).message
+
+
 def test_path_from_its_start() -> None:
     """A path_regex that matches only later in the path does not match."""
     assert bind(path_spec("[0-9]+"), Request(path="id-076")) == {}

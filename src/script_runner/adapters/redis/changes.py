@@ -11,10 +11,10 @@ from typing import Any, Final
 from script_runner.adapters.redis.connection import (
     ANSWER_SECONDS,
     FORMAT,
+    Explained,
     away,
     close,
     connect,
-    explained,
     prefix_of,
     source_of,
 )
@@ -154,7 +154,7 @@ class RedisChanges:
         while True:
             await self._wanted.wait()
             try:
-                with explained(self._watch):
+                with Explained(self._watch):
                     await self._converse()
             except Error:
                 self._is_away = True
@@ -260,7 +260,7 @@ class RedisChanges:
         watched = list(self._watching)
         for start in range(0, len(watched), IDS_AT_ONCE):
             ids = watched[start : start + IDS_AT_ONCE]
-            with explained(self._watch):
+            with Explained(self._watch):
                 versions = await self._wire.run(self._versions_of, self._prefix, FORMAT, *ids)
             for task_id, version in zip(ids, versions, strict=True):
                 before = self._versions.get(task_id)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib import resources
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -163,22 +163,27 @@ def _run_id(info: bytes) -> str:
 @contextlib.asynccontextmanager
 async def answering(watch: Watch) -> AsyncIterator[None]:
     """Raise Error(UNAVAILABLE) when the store does not answer in time, and tell those who watch."""
-    with explained(watch):
+    with Explained(watch):
         async with asyncio.timeout(ANSWER_SECONDS):
             yield
 
 
-@contextlib.contextmanager
-def explained(watch: Watch) -> Iterator[None]:
-    try:
-        yield
-    except (redis.exceptions.RedisError, OSError, RuntimeError) as error:  # uvloop's word for a closed connection
-        watch.store_failed("redis")
-        raise away() from error
-    except Error as error:
-        if error.code is Code.UNAVAILABLE:
-            watch.store_failed("redis")
-        raise
+class Explained:
+    """What goes wrong with the store raises Error(UNAVAILABLE), and is told those who watch."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __enter__(self) -> None:
+        """Nothing is needed before."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        # RuntimeError is uvloop's word for a closed connection
+        is_of_redis = isinstance(error, redis.exceptions.RedisError | OSError | RuntimeError)
+        if is_of_redis or (isinstance(error, Error) and error.code is Code.UNAVAILABLE):
+            self._watch.store_failed("redis")
+        if is_of_redis:
+            raise away() from error
 
 
 def away() -> Error:

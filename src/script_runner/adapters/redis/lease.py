@@ -2,8 +2,8 @@
 
 from script_runner.adapters.redis.connection import (
     FORMAT,
+    Explained,
     connect_blocking,
-    explained,
     prefix_of,
     sentinels,
     source_of,
@@ -24,7 +24,7 @@ class RedisLease:
         self, worker: str, *, seconds: float, slots: int = 1, configuration: str = "", version: str = ""
     ) -> bool:
         arguments = [FORMAT, worker, milliseconds(seconds), slots, configuration, version]
-        with explained(Unwatched()):
+        with Explained(Unwatched()):
             return bool(self._renew(keys=[self._prefix], args=arguments))
 
     def close(self) -> None:

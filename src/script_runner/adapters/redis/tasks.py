@@ -7,6 +7,7 @@ import math
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -16,11 +17,11 @@ from msgspec.structs import replace
 from script_runner.adapters.redis.connection import (
     ANSWER_SECONDS,
     FORMAT,
+    Explained,
     answering,
     away,
     close,
     connect,
-    explained,
     prefix_of,
     source_of,
 )
@@ -80,6 +81,7 @@ class RedisTasks:
         watch: Watch | None = None,
     ) -> None:
         self._watch = watch or Unwatched()
+        self._explained = Explained(self._watch)
         self._prefix = prefix_of(namespace)
         self._client = connect(url, self._prefix, is_waiting=False)
         self._waiting = connect(url, self._prefix, is_waiting=True)
@@ -104,7 +106,7 @@ class RedisTasks:
             or_empty(self._limits.max_queued),
             or_empty(self._limits.max_queued_per_caller),
             "" if task.expires_in_seconds is None else round(task.expires_in_seconds * 1000),
-            *(part for item in fields_of(task, version=self._format).items() for part in item),
+            *chain.from_iterable(fields_of(task, version=self._format).items()),
         )
         match answer:
             case [bytes(word), *wait]:
@@ -115,7 +117,7 @@ class RedisTasks:
                 return self._told(answer) or task
 
     async def get(self, task_id: str) -> Task | None:
-        with explained(self._watch):
+        with self._explained:
             record = await self._wire.call("HGETALL", self._key("task", task_id))
         task = self._task(pairs(record))
         if task and task.state is State.QUEUED:  # it has a place besides, which a script finds out
@@ -269,7 +271,7 @@ class RedisTasks:
             wire = Wire(self._waiting.connection_pool, patience_seconds=ANSWER_SECONDS)
             self._waits[worker, name] = wire
         try:
-            with explained(self._watch):
+            with self._explained:
                 return await wire.call("BLPOP", self._key(name), seconds, more_seconds=seconds) is not None
         except asyncio.CancelledError:
             wire.drop()  # or the next would wait behind this one
@@ -290,7 +292,7 @@ class RedisTasks:
         """What a script answers; when somebody is to act upon it, only once enough replicas know of it."""
         known = self._scripts[script]
         if not self._replicas:
-            with explained(self._watch):
+            with self._explained:
                 return await self._wire.run(known, self._prefix, self._format, *arguments)
         call = {"keys": [self._prefix], "args": [self._format, *arguments]}
         async with answering(self._watch):
