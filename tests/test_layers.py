@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "script_runner"
 
-NOUNS = {"errors", "task", "spec", "ports", "journal"}
+NOUNS = {"errors", "task", "streams", "spec", "ports", "journal"}
 RULES = {"inputs", "command", "results", "trace", "doctor"}
 CASES = {"service", "follow", "run", "worker"}
 
@@ -19,7 +19,7 @@ MAY_IMPORT = {
     **dict.fromkeys(CASES, NOUNS | RULES | CASES),
     "adapters": NOUNS,
     "web": NOUNS | RULES | {"service", "follow", "web"},
-    "client": NOUNS,
+    "client": {"errors", "streams"},
     "config": NOUNS,
     "fork": set(),
     "wiring": NOUNS | RULES | CASES | {"adapters", "web", "client", "config", "fork", "wiring", ""},

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import STREAMS, LogChunk
+from script_runner.streams import STREAMS, LogChunk
 
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0

@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator,
 from dataclasses import dataclass, field, replace
 
 from script_runner.errors import Code, Error
-from script_runner.ports import CLOSED, ENDED, MOVED, STREAMS, Artifacts, Changes, LogChunk, Logs, Tasks
+from script_runner.ports import CLOSED, ENDED, MOVED, Artifacts, Changes, Logs, Tasks
+from script_runner.streams import STREAMS, LogChunk
 from script_runner.task import State, Task
 
 FIRST_PAUSE_SECONDS = 0.25

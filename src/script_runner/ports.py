@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import quote
 
+from script_runner.streams import LogChunk
 from script_runner.task import Outcome, State, Task
 
 if TYPE_CHECKING:
     import asyncio
 
-STREAMS = ("stdout", "stderr")
 BAD_CURSOR = "The cursor is not one that was given out."
 
 
@@ -33,14 +33,6 @@ class Page:
 
     tasks: tuple[Task, ...]
     cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LogChunk:
-    """Bytes of a stream and the offset of the first of them in the whole stream."""
-
-    offset: int
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from msgspec.structs import replace
 
 from script_runner import command, journal, results
 from script_runner.errors import Code, Error
-from script_runner.ports import STREAMS, Artifacts, Command, Executor, GivenFile, Label, LogChunk, Logs, Process
+from script_runner.ports import Artifacts, Command, Executor, GivenFile, Label, Logs, Process
 from script_runner.spec import Spec
+from script_runner.streams import STREAMS, LogChunk
 from script_runner.task import Artifact, Outcome, Results, State, Task
 
 FOLLOW_SECONDS: Final = 0.25

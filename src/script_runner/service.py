@@ -19,20 +19,9 @@ from script_runner import inputs, journal
 from script_runner.errors import Code, Error, Problem
 from script_runner.follow import Ear, Event, Follower, Place, end_of
 from script_runner.inputs import Request
-from script_runner.ports import (
-    ENDED,
-    Artifacts,
-    Changes,
-    Figures,
-    Identity,
-    LogChunk,
-    Logs,
-    Page,
-    Tasks,
-    Unwatched,
-    Watch,
-)
+from script_runner.ports import ENDED, Artifacts, Changes, Figures, Identity, Logs, Page, Tasks, Unwatched, Watch
 from script_runner.spec import LEAST_PRIORITY, Spec
+from script_runner.streams import LogChunk
 from script_runner.task import Artifact, Outcome, Results, State, Task
 
 MAX_PAGE = 200

@@ -10,7 +10,8 @@ from tests.conftest import Store
 from tests.servers import RedisServer, until
 
 from script_runner.adapters.redis import RedisChanges, RedisLease, RedisLogs, RedisTasks
-from script_runner.ports import CLOSED, ENDED, MOVED, Changes, LogChunk
+from script_runner.ports import CLOSED, ENDED, MOVED, Changes
+from script_runner.streams import LogChunk
 from script_runner.task import Outcome, State, Task
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 from tests.conftest import Store
 
-from script_runner.ports import LogChunk
+from script_runner.streams import LogChunk
 from script_runner.task import Outcome, State, Task
 
 pytestmark = pytest.mark.anyio

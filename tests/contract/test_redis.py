@@ -28,7 +28,8 @@ from script_runner.adapters import redis as adapter
 from script_runner.adapters.memory import MemoryTasks
 from script_runner.adapters.redis import RedisLease, RedisLogs, RedisTasks, check_url
 from script_runner.errors import Code, Error
-from script_runner.ports import Limits, LogChunk
+from script_runner.ports import Limits
+from script_runner.streams import LogChunk
 from script_runner.task import Outcome, State, Task
 
 pytestmark = pytest.mark.anyio

@@ -15,7 +15,8 @@ from script_runner.adapters.memory import MemoryLogs, MemoryTasks
 from script_runner.adapters.store import FileArtifacts
 from script_runner.errors import Code, Error
 from script_runner.follow import Ear, Event, Follower, Moved, Place, Quiet, Said, end_of
-from script_runner.ports import CLOSED, ENDED, LogChunk
+from script_runner.ports import CLOSED, ENDED
+from script_runner.streams import LogChunk
 from script_runner.task import Artifact, Outcome, State, Task
 
 pytestmark = pytest.mark.anyio

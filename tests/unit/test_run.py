@@ -22,9 +22,10 @@ from script_runner.adapters.memory import MemoryLogs
 from script_runner.adapters.process import PR_SET_CHILD_SUBREAPER, LocalExecutor
 from script_runner.adapters.store import FileArtifacts
 from script_runner.errors import Code, Error
-from script_runner.ports import LogChunk, Logs
+from script_runner.ports import Logs
 from script_runner.run import Stop, Workshop, run
 from script_runner.spec import Spec
+from script_runner.streams import LogChunk
 from script_runner.task import Artifact, Outcome, State, Task
 
 # results.Document lets go of its reader before the file under it is closed, which is no harm

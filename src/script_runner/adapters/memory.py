@@ -11,19 +11,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import (
-    BAD_CURSOR,
-    CLOSED,
-    ENDED,
-    LATELY_SECONDS,
-    MOVED,
-    Figures,
-    Limits,
-    LogChunk,
-    Page,
-    Tell,
-    Word,
-)
+from script_runner.ports import BAD_CURSOR, CLOSED, ENDED, LATELY_SECONDS, MOVED, Figures, Limits, Page, Tell, Word
+from script_runner.streams import LogChunk
 from script_runner.task import Outcome, Place, State, Task
 
 LOST = "The worker was lost while the script ran (attempt {attempt} of {max_attempts})."

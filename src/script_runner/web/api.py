@@ -22,8 +22,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from script_runner.errors import Code, Error, Problem
 from script_runner.follow import Place
 from script_runner.inputs import Request
-from script_runner.ports import ANONYMOUS, STREAMS, AuthProvider, Identity, Label, Traces, Untraced
+from script_runner.ports import ANONYMOUS, AuthProvider, Identity, Label, Traces, Untraced
 from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE, Service, Wishes
+from script_runner.streams import STREAMS
 from script_runner.task import Artifact, State, Task
 from script_runner.web import documents, openapi, problems
 from script_runner.web.cors import Cors

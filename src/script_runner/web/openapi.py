@@ -13,9 +13,10 @@ import msgspec
 
 from script_runner import inputs
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import STREAMS, Figures
+from script_runner.ports import Figures
 from script_runner.service import MAX_LOG_OFFSET, MAX_PAGE, Readiness
 from script_runner.spec import LEAST_PRIORITY, AnyInput, BodyInput, PathInput, ResultsSpec, Spec
+from script_runner.streams import STREAMS
 from script_runner.task import State
 from script_runner.web import documents, problems
 

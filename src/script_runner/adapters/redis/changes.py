@@ -20,7 +20,8 @@ from script_runner.adapters.redis.connection import (
 )
 from script_runner.adapters.redis.wire import Listening, Wire
 from script_runner.errors import Error
-from script_runner.ports import CLOSED, ENDED, MOVED, STREAMS, Tell, Unwatched, Watch
+from script_runner.ports import CLOSED, ENDED, MOVED, Tell, Unwatched, Watch
+from script_runner.streams import STREAMS
 from script_runner.task import State
 
 LOOK_SECONDS: Final = (5.0, 10.0)

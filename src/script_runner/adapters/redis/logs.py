@@ -3,7 +3,8 @@
 from typing import Final
 
 from script_runner.adapters.redis.connection import FORMAT, answering, close, connect, prefix_of, source_of
-from script_runner.ports import LogChunk, Unwatched, Watch
+from script_runner.ports import Unwatched, Watch
+from script_runner.streams import LogChunk
 
 TAIL_BYTES: Final = 64 * 1024
 """How much of each stream of a running script is kept here."""
