@@ -304,7 +304,9 @@ def free_port() -> int:
 
 
 def family_of(root: int) -> tuple[Process, ...]:
-    return tuple(Process(_name(pid), pid) for pid in _family(root))
+    """A process and all that descend from it; one that ends while it is looked at is none of them."""
+    names = {pid: _name(pid) for pid in _family(root)}
+    return tuple(Process(name, pid) for pid, name in names.items() if name)
 
 
 def _family(root: int) -> list[int]:
@@ -329,13 +331,15 @@ def _started(pid: int) -> str | None:
     return None
 
 
-def _name(pid: int) -> str:
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    if b"-server" in words[0]:
-        return "Redis"
-    if any(word.endswith(b"guardian.py") for word in words):
-        return "guardian"
-    return "worker" if Path(f"/proc/{pid}/comm").read_text() == "runner-worker\n" else "server"
+def _name(pid: int) -> str | None:
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"-server" in words[0]:
+            return "Redis"
+        if any(word.endswith(b"guardian.py") for word in words):
+            return "guardian"
+        return "worker" if Path(f"/proc/{pid}/comm").read_text() == "runner-worker\n" else "server"
+    return None
 
 
 def _rollup_mb(pid: int, field: str) -> float:
