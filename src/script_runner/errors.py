@@ -16,6 +16,7 @@ class Code(StrEnum):
     KEY_REUSED = "key-reused"
     TOO_LARGE = "too-large"
     HEAD_TOO_LARGE = "head-too-large"
+    TOO_SLOW = "too-slow"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     RANGE_NOT_SATISFIABLE = "range-not-satisfiable"
     TOO_MANY_QUEUED = "too-many-queued"

@@ -141,5 +141,12 @@ class BoundedHttp(HttpToolsProtocol):
             self._clock = None
 
     def _give_up(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        """End a request that is still not whole; while an earlier one has its answer to come, it is waited for."""
+        cycle = self.cycle
+        is_answering = cycle is not None and not cycle.response_complete
+        if self.pipeline or (is_answering and self._is_in_head):
+            self._start_clock()
+        elif self._head or (not self._is_in_head and not cycle.response_started):
+            self._refuse(Error(Code.TOO_SLOW, f"The request was not whole within {SECONDS_TO_ASK:g} seconds."))
+        else:
             self.transport.close()

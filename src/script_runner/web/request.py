@@ -21,7 +21,7 @@ class Fields(Headers):
 
     def getlist(self, key: str) -> list[str]:
         """Every value of a field, in the order in which they came."""
-        return self._values.get(key.lower(), [])
+        return list(self._values.get(key.lower(), ()))
 
     def get(self, key: str, default: Any = None) -> Any:
         """The first value of a field."""

@@ -6,6 +6,7 @@ import re
 import time
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from script_runner import journal
@@ -69,6 +70,8 @@ class Watched:
 
         try:
             await (self._cors.preflight(scope["method"], asked) or self._app)(scope, receive, send_with_fields)
+        except ClientDisconnect:  # in the middle of its body, or because that came too slowly: nobody waits
+            pass
         except Exception:
             if status == CALLER_HAS_GONE:  # whatever it is, it is told and logged
                 await problems.response(Error(Code.INTERNAL, ""))(scope, receive, send_with_fields)
