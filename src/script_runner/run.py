@@ -142,16 +142,19 @@ def _command(folder: Path, task: Task, workshop: Workshop) -> Command:
 async def _run_folder(workshop: Workshop) -> AsyncIterator[Path]:
     spec, executor = workshop.spec, workshop.executor
     folder = _new_folder(spec.command_rundir or workshop.rundir)
+    as_made = None
     executor.watch(folder)
     try:
         with _machine_permitting():
-            _make_folder(folder)
+            if not executor.take_up(folder):
+                _make_folder(folder)
         if spec.command_rundir_base is not None:
             await asyncio.to_thread(_copy_base, Path(spec.command_rundir_base), folder)
         _make_out(folder)
+        as_made = _look(folder)
         yield folder
     finally:
-        if not spec.debug and _is_unused(folder):
+        if not spec.debug and _look(folder) == as_made and _is_unused(folder):
             executor.discard(folder)
         else:
             if not spec.debug:
@@ -184,6 +187,15 @@ def _make_out(folder: Path) -> None:
     """The folder that RUNDIR's users write to; the base folder may have brought it."""
     if not os.path.isdir(out := f"{folder}/out"):  # noqa: PTH112
         os.mkdir(out)  # noqa: PTH102
+
+
+def _look(folder: Path) -> list[tuple[int, ...]] | None:
+    """Which folders the two of a run are, whose, and who may do what in them; None if one is missing."""
+    try:
+        found = [os.lstat(path) for path in (f"{folder}", f"{folder}/out")]
+        return [(one.st_dev, one.st_ino, one.st_mode, one.st_uid, one.st_gid) for one in found]
+    except OSError:
+        return None
 
 
 def _is_unused(folder: Path) -> bool:

@@ -89,6 +89,21 @@ class Bench:
 
         return asyncio.run(main())
 
+    def run_in_turn(self, *scripts: str) -> list[Outcome]:
+        """The outcomes of scripts that run one right after the other on one worker."""
+
+        async def main() -> list[Outcome]:
+            outcomes = []
+            async with opened_executor() as executor:
+                for number, script in enumerate(scripts):
+                    task = Task(id=f"task-{number}", owner="me", arguments={}, state=State.RUNNING, attempt=1)
+                    stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+                    workshop = Workshop(self.spec(script), self.inherited, executor, self.artifacts, self.logs)
+                    outcomes.append(await run(task, workshop, stop))
+            return [outcome for outcome in outcomes if outcome]
+
+        return asyncio.run(main())
+
     def read(self, artifact: Artifact) -> bytes:
         async def whole() -> bytes:
             return b"".join([piece async for piece in self.artifacts.read(artifact.key)])
@@ -257,6 +272,41 @@ def test_run_folder_stays_for_debugging(bench: Bench) -> None:
     (folder,) = bench.left()
 
     assert (folder / "out" / "x").read_text() == "hello\n"
+
+
+LOOK = (
+    'stat -c "%a %u" "$RUNDIR" "$RUNDIR/out"; find "$RUNDIR" -mindepth 1 -printf "%P %y %l\n"; '
+    'echo "${RUNDIR##*/}"; echo "$RUNDIR" > "$RUNDIR/out/name"'
+)
+"""A script that says what it finds of its folder, and then uses it."""
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        ":",
+        'chmod 777 "$RUNDIR"',
+        'chmod 500 "$RUNDIR/out"',
+        'chown 4711 "$RUNDIR" || true',
+        'rmdir "$RUNDIR/out"',
+        'rmdir "$RUNDIR/out"; mkdir -m 777 "$RUNDIR/out"',
+        'rmdir "$RUNDIR/out"; mkdir "$RUNDIR/../elsewhere"; ln -s ../elsewhere "$RUNDIR/out"',
+        'rm -r "$RUNDIR"; mkdir "$RUNDIR" "$RUNDIR/out"',
+        'touch "$RUNDIR/out/left"',
+    ],
+)
+def test_a_run_folder_is_as_new(bench: Bench, earlier: str) -> None:
+    """Whatever an earlier script did to its folder, the next one finds its own: empty, and for it alone."""
+    first, *outcomes = bench.run_in_turn(LOOK, earlier, LOOK, earlier, LOOK)
+    outcomes = [first, outcomes[1], outcomes[3]]
+    *described, names = zip(*(bench.log(outcome).decode().splitlines() for outcome in outcomes), strict=True)
+
+    assert [outcome.state for outcome in outcomes] == [State.SUCCEEDED] * 3
+    assert [len(set(seen)) for seen in described] == [1, 1, 1]
+    assert described[0][0] == f"700 {os.geteuid()}"
+    assert described[2][0] == "out d "
+    assert len(set(names)) == len(outcomes)
+    assert [name for name in bench.left() if name.name != "elsewhere"] == []
 
 
 def test_script_that_removes_its_folder(bench: Bench) -> None:
