@@ -105,6 +105,8 @@ class Worker:
         self._running: dict[_Run, _Running] = {}
         self._reported: dict[_Run, Outcome] = {}
         self._carriers: set[asyncio.Task[None]] = set()
+        self._busy = 0
+        self._has_room = asyncio.Event()
 
     @property
     def is_ready(self) -> bool:
@@ -139,17 +141,16 @@ class Worker:
     # Claiming
 
     async def _claim_until(self, drain: asyncio.Event) -> None:
-        draining = asyncio.ensure_future(drain.wait())
-        while not draining.done():
-            is_full = len(self._carriers) >= self._terms.concurrency
-            awaited = self._carriers if is_full else {asyncio.create_task(self._claim())}
-            await asyncio.wait({*awaited, draining}, return_when=asyncio.FIRST_COMPLETED)
-            if draining.done() and not is_full:
-                await cancelled(awaited)
+        await first_of(_again(self._claim), drain.wait())
         await self._return_unstarted()
 
     async def _claim(self) -> None:
-        free = self._terms.concurrency - len(self._carriers)
+        """Begin what may start now, or wait until something may."""
+        free = self._free_slots()
+        if not free:
+            self._has_room.clear()
+            await self._has_room.wait()
+            return
         lapses = 0
 
         def note_lapses() -> None:
@@ -169,6 +170,11 @@ class Worker:
         self._trouble = ""
         for task in claimed:
             self._begin(task, lapses)
+
+    def _free_slots(self) -> int:
+        """How many scripts may start. Ends are reported while others run, but of no more than fit here."""
+        slots = self._terms.concurrency
+        return min(slots - self._busy, 2 * slots - len(self._carriers))
 
     async def _return_unstarted(self) -> None:
         """A claim cut off by the stop may have been carried out: ask again, and give back what it got."""
@@ -197,6 +203,7 @@ class Worker:
                 self._terms.configuration,
             )
         running = self._running[_run_of(task)] = _new_running(task, lapses)
+        self._busy += 1
         carrier = asyncio.create_task(self._carry(running))
         self._carriers.add(carrier)
         if self._shelter:
@@ -205,6 +212,7 @@ class Worker:
 
     def _put_down(self, carrier: "asyncio.Task[None]") -> None:
         self._carriers.discard(carrier)
+        self._has_room.set()
         if self._shelter and not self._carriers:
             self._shelter.release()
 
@@ -216,12 +224,15 @@ class Worker:
             request_id=task.request_id, task_id=task.id, worker=task.worker, attempt=task.attempt, run=task.run
         )
         try:
-            await self._end_of_earlier(task)
-            outcome = await self._watched(running)
-            running.over.set()
+            try:
+                await self._end_of_earlier(task)
+                outcome = await self._watched(running)
+            finally:
+                running.over.set()
+                self._busy -= 1
+                self._has_room.set()
             await self._settle(task, outcome, running)
         finally:
-            running.over.set()
             del self._running[_run_of(task)]
 
     async def _end_of_earlier(self, task: Task) -> None:
