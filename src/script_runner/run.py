@@ -10,6 +10,7 @@ import mimetypes
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def _command(folder: Path, task: Task, workshop: Workshop) -> Command:
 async def _run_folder(workshop: Workshop) -> AsyncIterator[Path]:
     spec, executor = workshop.spec, workshop.executor
     folder = _new_folder(spec.command_rundir or workshop.rundir)
-    as_made = None
+    as_made: list[tuple[object, ...]] = []
     executor.watch(folder)
     try:
         with _machine_permitting():
@@ -154,7 +155,7 @@ async def _run_folder(workshop: Workshop) -> AsyncIterator[Path]:
         as_made = _look(folder)
         yield folder
     finally:
-        if not spec.debug and _look(folder) == as_made and _is_unused(folder):
+        if not spec.debug and _is_as_made(folder, as_made):
             executor.discard(folder)
         else:
             if not spec.debug:
@@ -189,19 +190,25 @@ def _make_out(folder: Path) -> None:
         os.mkdir(out)  # noqa: PTH102
 
 
-def _look(folder: Path) -> list[tuple[int, ...]] | None:
-    """Which folders the two of a run are, whose, and who may do what in them; None if one is missing."""
-    try:
-        found = [os.lstat(path) for path in (f"{folder}", f"{folder}/out")]
-        return [(one.st_dev, one.st_ino, one.st_mode, one.st_uid, one.st_gid) for one in found]
-    except OSError:
-        return None
+def _look(folder: Path) -> list[tuple[object, ...]]:
+    """Which folders the two of a run are, whose, and who may do what in them."""
+    return [
+        (one.st_dev, one.st_ino, one.st_mode, one.st_uid, one.st_gid, *_attributes(path))
+        for path in (f"{folder}", f"{folder}/out")
+        for one in [os.lstat(path)]
+    ]
 
 
-def _is_unused(folder: Path) -> bool:
-    """Whether a script has left nothing in its folder."""
+def _attributes(path: str) -> list[str]:
+    """The extended attributes of a folder, among which are its access lists (xattr(7), acl(5))."""
+    return os.listxattr(path, follow_symlinks=False) if sys.platform == "linux" else []
+
+
+def _is_as_made(folder: Path, as_made: list[tuple[object, ...]]) -> bool:
+    """Whether a script has left nothing in its folder, and has not changed whose it is."""
     try:
-        return os.listdir(folder) == ["out"] and not os.listdir(f"{folder}/out")  # noqa: PTH208 - on every run's way
+        is_empty = os.listdir(folder) == ["out"] and not os.listdir(f"{folder}/out")  # noqa: PTH208 - on every run's way
+        return is_empty and _look(folder) == as_made
     except OSError:
         return False
 

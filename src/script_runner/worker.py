@@ -147,7 +147,7 @@ class Worker:
     async def _claim(self) -> None:
         """Begin what may start now, or wait until something may."""
         free = self._free_slots()
-        if not free:
+        if free < 1:
             self._has_room.clear()
             await self._has_room.wait()
             return

@@ -274,9 +274,14 @@ def test_run_folder_stays_for_debugging(bench: Bench) -> None:
     assert (folder / "out" / "x").read_text() == "hello\n"
 
 
+def python(line: str) -> str:
+    """A shell command that does this line of Python, which knows the run folder as ``folder``."""
+    return f"{sys.executable} -c 'import os; folder = os.environ[\"RUNDIR\"]; {line}'"
+
+
 LOOK = (
-    'stat -c "%a %u" "$RUNDIR" "$RUNDIR/out"; find "$RUNDIR" -mindepth 1 -printf "%P %y %l\n"; '
-    'echo "${RUNDIR##*/}"; echo "$RUNDIR" > "$RUNDIR/out/name"'
+    f'stat -c "%a %u" "$RUNDIR" "$RUNDIR/out"; {python("print(os.listxattr(folder))")}; '
+    'find "$RUNDIR" -mindepth 1 -printf "%P %y %l\\n"; echo "${RUNDIR##*/}"; echo "$RUNDIR" > "$RUNDIR/out/name"'
 )
 """A script that says what it finds of its folder, and then uses it."""
 
@@ -288,6 +293,7 @@ LOOK = (
         'chmod 777 "$RUNDIR"',
         'chmod 500 "$RUNDIR/out"',
         'chown 4711 "$RUNDIR" || true',
+        python('os.setxattr(folder, "user.x", b"y")') + " || true",
         'rmdir "$RUNDIR/out"',
         'rmdir "$RUNDIR/out"; mkdir -m 777 "$RUNDIR/out"',
         'rmdir "$RUNDIR/out"; mkdir "$RUNDIR/../elsewhere"; ln -s ../elsewhere "$RUNDIR/out"',
@@ -302,9 +308,9 @@ def test_a_run_folder_is_as_new(bench: Bench, earlier: str) -> None:
     *described, names = zip(*(bench.log(outcome).decode().splitlines() for outcome in outcomes), strict=True)
 
     assert [outcome.state for outcome in outcomes] == [State.SUCCEEDED] * 3
-    assert [len(set(seen)) for seen in described] == [1, 1, 1]
+    assert [len(set(seen)) for seen in described] == [1, 1, 1, 1]
     assert described[0][0] == f"700 {os.geteuid()}"
-    assert described[2][0] == "out d "
+    assert described[3][0] == "out d "
     assert len(set(names)) == len(outcomes)
     assert [name for name in bench.left() if name.name != "elsewhere"] == []
 
