@@ -378,11 +378,7 @@ class Executor(Protocol):
         ...
 
     def discard(self, run_folder: Path) -> None:
-        """Remove a run folder that is as it was made, in another thread, and then strike it out."""
-        ...
-
-    def take_up(self, run_folder: Path) -> bool:
-        """Make a run folder of one that was discarded and is still there; False if there is none."""
+        """Remove a run folder in which nothing was left, in another thread, and then strike it out."""
         ...
 
     async def start(self, command: Command) -> Process:

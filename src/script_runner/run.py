@@ -10,7 +10,6 @@ import mimetypes
 import os
 import shutil
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -143,19 +142,16 @@ def _command(folder: Path, task: Task, workshop: Workshop) -> Command:
 async def _run_folder(workshop: Workshop) -> AsyncIterator[Path]:
     spec, executor = workshop.spec, workshop.executor
     folder = _new_folder(spec.command_rundir or workshop.rundir)
-    as_made: list[tuple[object, ...]] = []
     executor.watch(folder)
     try:
         with _machine_permitting():
-            if not executor.take_up(folder):
-                _make_folder(folder)
+            _make_folder(folder)
         if spec.command_rundir_base is not None:
             await asyncio.to_thread(_copy_base, Path(spec.command_rundir_base), folder)
         _make_out(folder)
-        as_made = _look(folder)
         yield folder
     finally:
-        if not spec.debug and _is_as_made(folder, as_made):
+        if not spec.debug and _is_unused(folder):
             executor.discard(folder)
         else:
             if not spec.debug:
@@ -190,25 +186,10 @@ def _make_out(folder: Path) -> None:
         os.mkdir(out)  # noqa: PTH102
 
 
-def _look(folder: Path) -> list[tuple[object, ...]]:
-    """Which folders the two of a run are, whose, and who may do what in them."""
-    return [
-        (one.st_dev, one.st_ino, one.st_mode, one.st_uid, one.st_gid, *_attributes(path))
-        for path in (f"{folder}", f"{folder}/out")
-        for one in [os.lstat(path)]
-    ]
-
-
-def _attributes(path: str) -> list[str]:
-    """The extended attributes of a folder, among which are its access lists (xattr(7), acl(5))."""
-    return os.listxattr(path, follow_symlinks=False) if sys.platform == "linux" else []
-
-
-def _is_as_made(folder: Path, as_made: list[tuple[object, ...]]) -> bool:
-    """Whether a script has left nothing in its folder, and has not changed whose it is."""
+def _is_unused(folder: Path) -> bool:
+    """Whether a script has left nothing in its folder."""
     try:
-        is_empty = os.listdir(folder) == ["out"] and not os.listdir(f"{folder}/out")  # noqa: PTH208 - on every run's way
-        return is_empty and _look(folder) == as_made
+        return os.listdir(folder) == ["out"] and not os.listdir(f"{folder}/out")  # noqa: PTH208 - on every run's way
     except OSError:
         return False
 

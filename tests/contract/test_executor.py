@@ -701,37 +701,6 @@ def test_discarded_folders_go(bench: Bench) -> None:
     assert not [folder for folder in folders if folder.exists()]
 
 
-def test_a_discarded_folder_is_taken_up_again(bench: Bench) -> None:
-    """A discarded folder gets the name of the next run, is watched under it, and is given once."""
-    old, new, other = (bench.parent / f"results-{name}" for name in ("old", "new", "other"))
-
-    async def scenario(executor: Executor) -> tuple[list[bool], list[bool], int]:
-        taken = [executor.take_up(new)]
-        for folder in (old, new, other):
-            executor.watch(folder)
-        (old / "out").mkdir(parents=True)
-        inode = old.stat().st_ino
-        executor.discard(old)
-        taken += [executor.take_up(new), executor.take_up(other)]
-        return taken, [folder.exists() for folder in (old, new, other)], new.stat().st_ino - inode
-
-    assert bench.use(scenario) == ([False, True, False], [False, True, False], 0)
-    assert not new.exists()
-
-
-def test_a_discarded_folder_that_cannot_be_renamed_goes(bench: Bench) -> None:
-    """Where the new name cannot be given, a folder is to be made, and the discarded one goes all the same."""
-    old = bench.parent / "results-old"
-
-    async def scenario(executor: Executor) -> bool:
-        executor.watch(old)
-        (old / "out").mkdir(parents=True)
-        executor.discard(old)
-        return executor.take_up(bench.parent / "nowhere" / "results-new") or old.exists()
-
-    assert bench.use(scenario) is False
-
-
 def test_after_the_close_nothing_is_swept(bench: Bench) -> None:
     """The removal that was due after the close, which has done it, fails nobody."""
     failures: list[object] = []

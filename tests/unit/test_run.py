@@ -274,45 +274,24 @@ def test_run_folder_stays_for_debugging(bench: Bench) -> None:
     assert (folder / "out" / "x").read_text() == "hello\n"
 
 
-def python(line: str) -> str:
-    """A shell command that does this line of Python, which knows the run folder as ``folder``."""
-    return f"{sys.executable} -c 'import os; folder = os.environ[\"RUNDIR\"]; {line}'"
+def until_there(path: str) -> str:
+    """Shell that waits for a file."""
+    return f"until [ -e {path} ]; do sleep 0.01; done"
 
 
-LOOK = (
-    f'stat -c "%a %u" "$RUNDIR" "$RUNDIR/out"; {python("print(os.listxattr(folder))")}; '
-    'find "$RUNDIR" -mindepth 1 -printf "%P %y %l\\n"; echo "${RUNDIR##*/}"; echo "$RUNDIR" > "$RUNDIR/out/name"'
-)
-"""A script that says what it finds of its folder, and then uses it."""
+def test_what_a_run_left_behind_writes_into_no_other_folder(bench: Bench) -> None:
+    """Not even a process that nobody can find, with its working directory where the next run may have its own."""
+    is_there, may_write, has_written = (
+        f"{bench.folder}/{name}" for name in ("is-there", "may-write", "has-written")
+    )
+    late = f"touch {is_there}; {until_there(may_write)}; echo late > late; touch {has_written}"
+    leave = f'cd "$RUNDIR/out"; env -i setsid sh -c "{late}" > {bench.folder}/said 2>&1 & {until_there(is_there)}'
+    wait = f'touch {may_write}; {until_there(has_written)}; ls -A "$RUNDIR/out"'
 
+    *_, last = bench.run_in_turn(leave, wait)
 
-@pytest.mark.parametrize(
-    "earlier",
-    [
-        ":",
-        'chmod 777 "$RUNDIR"',
-        'chmod 500 "$RUNDIR/out"',
-        'chown 4711 "$RUNDIR" || true',
-        python('os.setxattr(folder, "user.x", b"y")') + " || true",
-        'rmdir "$RUNDIR/out"',
-        'rmdir "$RUNDIR/out"; mkdir -m 777 "$RUNDIR/out"',
-        'rmdir "$RUNDIR/out"; mkdir "$RUNDIR/../elsewhere"; ln -s ../elsewhere "$RUNDIR/out"',
-        'rm -r "$RUNDIR"; mkdir "$RUNDIR" "$RUNDIR/out"',
-        'touch "$RUNDIR/out/left"',
-    ],
-)
-def test_a_run_folder_is_as_new(bench: Bench, earlier: str) -> None:
-    """Whatever an earlier script did to its folder, the next one finds its own: empty, and for it alone."""
-    first, *outcomes = bench.run_in_turn(LOOK, earlier, LOOK, earlier, LOOK)
-    outcomes = [first, outcomes[1], outcomes[3]]
-    *described, names = zip(*(bench.log(outcome).decode().splitlines() for outcome in outcomes), strict=True)
-
-    assert [outcome.state for outcome in outcomes] == [State.SUCCEEDED] * 3
-    assert [len(set(seen)) for seen in described] == [1, 1, 1, 1]
-    assert described[0][0] == f"700 {os.geteuid()}"
-    assert described[3][0] == "out d "
-    assert len(set(names)) == len(outcomes)
-    assert [name for name in bench.left() if name.name != "elsewhere"] == []
+    assert last.state is State.SUCCEEDED
+    assert bench.log(last) == b""
 
 
 def test_script_that_removes_its_folder(bench: Bench) -> None:

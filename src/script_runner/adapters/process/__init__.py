@@ -70,18 +70,6 @@ class LocalExecutor:
         if len(self._discarded) >= MAX_DISCARDED:
             self._sweep()
 
-    def take_up(self, run_folder: Path) -> bool:
-        if not self._discarded:
-            return False
-        unused = self._discarded.pop()
-        try:
-            os.rename(unused, run_folder)  # noqa: PTH104 - on every run's way
-        except OSError:
-            self._remove([unused])
-            return False
-        self._guardian.forget(unused)
-        return True
-
     def _sweep(self) -> None:
         if not self._discarded:  # they went before it was time, as all do when this is closed
             return
