@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
@@ -36,21 +36,43 @@ class Counts(Unwatched):
 
 
 class Site:
-    """Answers ``/read`` with the body it was sent, ``/at-once`` without a look at it, ``/later`` after a while."""
+    """Answers ``/read`` with the body it was sent, ``/at-once`` without a look at it, ``/later`` after a while.
+
+    ``/stream`` is answered at once, and to its end after a while.
+    """
 
     def __init__(self) -> None:
         self.counts = Counts()
         self.port = 0
         self.turns: asyncio.Queue[None] = asyncio.Queue()
+        self.starts: asyncio.Queue[None] = asyncio.Queue()
         self.is_begun = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.is_begun.set()
+        if scope["path"] == "/stream":
+            await StreamingResponse(self.slowly())(scope, receive, send)
+            return
         body = b"" if scope["path"] == "/at-once" else await Request(scope, receive).body()
         if scope["path"] == "/later":
-            for _ in range(LONG_TURNS):
-                await self.turns.get()
+            await self.a_while()
         await PlainTextResponse(body)(scope, receive, send)
+
+    async def slowly(self) -> AsyncIterator[bytes]:
+        yield b"begin"
+        await self.a_while()
+        yield b"end"
+
+    async def a_while(self) -> None:
+        for _ in range(LONG_TURNS):
+            await self.turns.get()
+
+    async def has_begun(self, what: str) -> None:
+        """Wait until the server has begun to count the time of this."""
+        try:
+            await asyncio.wait_for(self.starts.get(), 20)
+        except TimeoutError:
+            pytest.fail(f"no time was counted for {what}")
 
     async def answers(self, *pieces: bytes, behind: bytes = b"") -> bytes:
         """All that is answered to these pieces until the server ends the connection; ``behind`` is asked first."""
@@ -69,16 +91,21 @@ class Site:
 
 @pytest.fixture
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    """A site whose patience is short, and counts how often it ended."""
+    """A site whose patience is short, and which knows how often it began and ended."""
     site = Site()
-    give_up = BoundedHttp._give_up
+    start, give_up = BoundedHttp._start_clock, BoundedHttp._give_up
 
-    def counted(self: BoundedHttp) -> None:
+    def counted_start(self: BoundedHttp) -> None:
+        site.starts.put_nowait(None)
+        start(self)
+
+    def counted_end(self: BoundedHttp) -> None:
         site.turns.put_nowait(None)
         give_up(self)
 
     monkeypatch.setattr(bounds, "SECONDS_TO_ASK", 0.1)
-    monkeypatch.setattr(BoundedHttp, "_give_up", counted)
+    monkeypatch.setattr(BoundedHttp, "_start_clock", counted_start)
+    monkeypatch.setattr(BoundedHttp, "_give_up", counted_end)
     async with served(site):
         yield site
 
@@ -101,8 +128,9 @@ async def served(site: Site) -> AsyncIterator[None]:
 
 
 async def test_who_says_nothing_is_told_nothing(site: Site) -> None:
-    """A connection without a request is closed."""
+    """A connection without a request is closed, also if it brings empty lines, which may stand before one."""
     assert await site.answers() == b""
+    assert await site.answers(b"\r\n\r\n") == b""
 
 
 @pytest.mark.parametrize(
@@ -150,3 +178,31 @@ async def test_an_answer_that_takes_longer_is_not_cut(site: Site, half: bytes) -
     assert first.startswith(b"HTTP/1.1 200 OK")
     assert first.endswith(b"whole")
     assert second
+
+
+async def test_a_stream_is_not_cut(site: Site) -> None:
+    """An answer that has begun comes to its end, though the body of its request never does."""
+    answer = await site.answers(b"GET /stream HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+
+    assert answer.endswith(b"\r\nend\r\n0\r\n\r\n")
+
+
+async def test_each_request_has_all_the_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the silence before a request nor the answer to an earlier one is counted."""
+    monkeypatch.setattr(bounds, "SECONDS_TO_ASK", 60)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    try:
+        await site.has_begun("a connection")
+        writer.write(b"POST /la")
+        await site.has_begun("a head")
+        writer.write(b"ter HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        await site.is_begun.wait()
+        writer.write(HEAD + b"Content-Length: 5\r\n\r\n12")
+        await site.has_begun("another, when the first request has come whole")
+        for _ in range(LONG_TURNS):
+            site.turns.put_nowait(None)
+        assert await asyncio.wait_for(reader.readline(), 20) == b"HTTP/1.1 200 OK\r\n"
+        await site.has_begun("the time of the other, when the first is answered")
+        assert site.starts.empty()
+    finally:
+        writer.close()

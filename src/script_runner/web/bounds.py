@@ -14,7 +14,10 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 """Request line and header fields together; also what may come between the parts of a chunked body."""
 
 SECONDS_TO_ASK: Final = 60.0
-"""How long a request may take to arrive, and a connection may stand open before its first."""
+"""How long a request may take to arrive, and a connection may stand open before its first.
+
+What is not read because an earlier answer is still to come takes no time.
+"""
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _UPGRADE = re.compile(rb"\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee][ \t]*:[^\n]*")
@@ -75,11 +78,13 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        if self.cycle is None and not self._head:
+            self._stop_clock()  # of the silence before the first request
         if self._is_in_head:
             self._feed_head(data)
         else:
             self._feed_body(data)
-        is_between_requests = self._is_in_head and not self._head
+        is_between_requests = self.cycle is not None and self._is_in_head and not self._head
         if self._clock is None and not is_between_requests:
             self._start_clock()
 
@@ -96,6 +101,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_in_head = True
         self._stop_clock()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._clock is not None:
+            self._start_clock()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(Error(Code.INVALID_INPUT, msg))
@@ -133,6 +143,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
     def _start_clock(self) -> None:
+        self._stop_clock()
         self._clock = self.loop.call_later(SECONDS_TO_ASK, self._give_up)
 
     def _stop_clock(self) -> None:
@@ -141,12 +152,12 @@ class BoundedHttp(HttpToolsProtocol):
             self._clock = None
 
     def _give_up(self) -> None:
-        """End a request that is still not whole; while an earlier one has its answer to come, it is waited for."""
+        """End a request that is still not whole; an answer that is on its way is waited for."""
         cycle = self.cycle
-        is_answering = cycle is not None and not cycle.response_complete
-        if self.pipeline or (is_answering and self._is_in_head):
+        is_asked = cycle is not None and not cycle.response_complete
+        if self.pipeline or (is_asked and (self._is_in_head or cycle.response_started)):
             self._start_clock()
-        elif self._head or (not self._is_in_head and not cycle.response_started):
+        elif (is_asked or self._head) and not self.transport.is_closing():
             self._refuse(Error(Code.TOO_SLOW, f"The request was not whole within {SECONDS_TO_ASK:g} seconds."))
         else:
             self.transport.close()
