@@ -369,15 +369,14 @@ class Worker:
     def _lapse(self) -> None:
         """The lease may be gone: what runs here may be given to another at any moment, so it must not run on."""
         for running in self._running.values():
-            sentence = "the lease lapsed: the script of task %s is killed"
-            _log.warning(sentence, running.task.id, extra=journal.of_task(running.task.id))
-            _stop(running, Stop.LAPSED)
+            if not running.over.is_set():
+                sentence = "the lease lapsed: the script of task %s is killed"
+                _log.warning(sentence, running.task.id, extra=journal.of_task(running.task.id))
+                _stop(running, Stop.LAPSED)
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         if self._carriers:
-            _log.info(
-                "waiting up to %g s for %d running script(s)", self._terms.drain_seconds, len(self._carriers)
-            )
+            _log.info("waiting up to %g s for %d running script(s)", self._terms.drain_seconds, self._busy)
             done = asyncio.wait(self._carriers, timeout=self._terms.drain_seconds)
             await first_of(done, hurry.wait())
         for running in self._running.values():
