@@ -415,9 +415,7 @@ def test_rows_limits_the_rows_shown(site: Site, server: Server) -> None:
 
     done = client(site, server, "show", document["id"], "--rows", "2")
 
-    assert "101" in done.stdout
-    assert "102" not in done.stdout
-    assert "(51 rows)" in done.stdout
+    assert done.stdout.splitlines()[-3:] == ["100", "101", "(51 rows)"]
 
 
 def test_a_table_cannot_be_used_to_talk_to_the_terminal(site: Site, server: Server) -> None:
