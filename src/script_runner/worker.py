@@ -105,8 +105,6 @@ class Worker:
         self._running: dict[_Run, _Running] = {}
         self._reported: dict[_Run, Outcome] = {}
         self._carriers: set[asyncio.Task[None]] = set()
-        self._busy = 0
-        self._has_room = asyncio.Event()
 
     @property
     def is_ready(self) -> bool:
@@ -146,10 +144,9 @@ class Worker:
 
     async def _claim(self) -> None:
         """Begin what may start now, or wait until something may."""
-        free = self._free_slots()
-        if free < 1:
-            self._has_room.clear()
-            await self._has_room.wait()
+        free = self._terms.concurrency - len(self._carriers)
+        if not free:
+            await asyncio.wait(self._carriers, return_when=asyncio.FIRST_COMPLETED)
             return
         lapses = 0
 
@@ -170,11 +167,6 @@ class Worker:
         self._trouble = ""
         for task in claimed:
             self._begin(task, lapses)
-
-    def _free_slots(self) -> int:
-        """How many scripts may start. Ends are reported while others run, but of no more than fit here."""
-        slots = self._terms.concurrency
-        return min(slots - self._busy, 2 * slots - len(self._carriers))
 
     async def _return_unstarted(self) -> None:
         """A claim cut off by the stop may have been carried out: ask again, and give back what it got."""
@@ -203,7 +195,6 @@ class Worker:
                 self._terms.configuration,
             )
         running = self._running[_run_of(task)] = _new_running(task, lapses)
-        self._busy += 1
         carrier = asyncio.create_task(self._carry(running))
         self._carriers.add(carrier)
         if self._shelter:
@@ -212,7 +203,6 @@ class Worker:
 
     def _put_down(self, carrier: "asyncio.Task[None]") -> None:
         self._carriers.discard(carrier)
-        self._has_room.set()
         if self._shelter and not self._carriers:
             self._shelter.release()
 
@@ -224,15 +214,12 @@ class Worker:
             request_id=task.request_id, task_id=task.id, worker=task.worker, attempt=task.attempt, run=task.run
         )
         try:
-            try:
-                await self._end_of_earlier(task)
-                outcome = await self._watched(running)
-            finally:
-                running.over.set()
-                self._busy -= 1
-                self._has_room.set()
+            await self._end_of_earlier(task)
+            outcome = await self._watched(running)
+            running.over.set()
             await self._settle(task, outcome, running)
         finally:
+            running.over.set()
             del self._running[_run_of(task)]
 
     async def _end_of_earlier(self, task: Task) -> None:
@@ -376,7 +363,8 @@ class Worker:
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         if self._carriers:
-            _log.info("waiting up to %g s for %d running script(s)", self._terms.drain_seconds, self._busy)
+            seconds, count = self._terms.drain_seconds, len(self._carriers)
+            _log.info("waiting up to %g s for %d running script(s)", seconds, count)
             done = asyncio.wait(self._carriers, timeout=self._terms.drain_seconds)
             await first_of(done, hurry.wait())
         for running in self._running.values():

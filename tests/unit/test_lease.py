@@ -54,7 +54,6 @@ class Ledger(MemoryTasks):
         self.releases.set()
         self.given_back = 0
         self.hears = 0
-        self.ends = 0
 
     async def hear(self, worker: str, running: Sequence[Task]) -> Word:
         self.hears += 1
@@ -71,7 +70,6 @@ class Ledger(MemoryTasks):
             self.finishes_to_forget -= 1
             return True
         self.held_up.set()
-        self.ends += 1
         await self.reports.wait()
         return await super().finish(task, outcome)
 
@@ -315,26 +313,6 @@ def test_a_task_that_comes_back_while_its_end_is_being_reported_is_run_again(ben
 
     assert (task.attempt, task.run) == (2, 2)
     assert bench.stamps == ["once", "once"]
-
-
-def test_ends_that_cannot_be_reported_hold_up_as_many_scripts_as_fit(bench: Bench) -> None:
-    """A script begins when another one is over, not when its end is told; but ends do not heap up."""
-
-    async def four_have_ended() -> bool:
-        return bench.ledger.ends == 4
-
-    async def scenario() -> list[State | None]:
-        bench.ledger.reports.clear()
-        async with bench.working('echo once >> "$LEDGER"'):
-            for number in range(6):
-                await bench.ledger.add(Task(id=f"{number}", owner="ada", arguments={}))
-            await until(four_have_ended)
-            states = [await bench.ledger.state(f"{number}") for number in range(6)]
-            bench.ledger.reports.set()
-            await bench.until_stamps(6)
-        return states
-
-    assert asyncio.run(scenario()) == [State.RUNNING] * 4 + [State.QUEUED] * 2
 
 
 def test_what_was_taken_away_is_killed_before_it_runs_again(bench: Bench) -> None:
