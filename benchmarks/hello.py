@@ -9,7 +9,7 @@ from typing import Any
 import redis.asyncio
 from starlette.responses import FileResponse
 
-STORE = redis.asyncio.Redis.from_url(os.environ["HELLO_REDIS"], protocol=2)
+STORE = redis.asyncio.Redis.from_url(os.environ["HELLO_REDIS"], protocol=2, max_connections=1_000)
 FILE = os.environ["HELLO_FILE"]
 ANSWER = b'{"status":"ready","id":"0"}'
 TASK = {"task": "x" * 200}

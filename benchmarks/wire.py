@@ -338,11 +338,14 @@ class Api:
                         selector.unregister(key.fileobj)
 
     def _many(self, requests: Iterable[bytes], connections: int) -> tuple[list[float], list[bytes]]:
+        """Milliseconds and answers of many requests, none of which may be refused."""
         many = [self._connected() for _ in range(connections)]
-        found = closed_loop(many, requests, is_whole=is_http_answer, reopen=self._connected)
+        milliseconds, answers = closed_loop(many, requests, is_whole=is_http_answer, reopen=self._connected)
         for connection in many:
             connection.close()
-        return found
+        if refusal := next((answer for answer in answers if not _is_good(answer)), None):
+            raise SystemExit(f"a request under load was refused: {refusal[:1000]!r}")
+        return milliseconds, answers
 
     def _ask(self, request: bytes) -> bytes:
         if _is_closed(self._own):  # while it was idle, as a server may (RFC 9112, section 9.5)
@@ -391,6 +394,11 @@ def _is_closed(connection: socket.socket) -> bool:
 def _is_last(answer: bytes) -> bool:
     """Whether the server closes the connection with this answer (RFC 9112, section 9.6)."""
     return bool(_CLOSE.search(answer.partition(b"\r\n\r\n")[0]))
+
+
+def _is_good(answer: bytes) -> bool:
+    """Whether its status is one of 2xx."""
+    return answer[len("HTTP/1.1 ") :].startswith(b"2")
 
 
 def _id(answer: bytes) -> str:

@@ -18,7 +18,7 @@ STORE = os.environ["PEER_REDIS"]
 COMMAND: list[str] = json.loads(Path(os.environ["PEER_CONFIG"]).read_text())["command"]
 TASKS, GROUP = "tasks", "workers"
 
-tasks = redis.asyncio.Redis.from_url(STORE, protocol=2)
+tasks = redis.asyncio.Redis.from_url(STORE, protocol=2, max_connections=1_000)
 
 
 async def web(scope: Any, _receive: Any, send: Any) -> None:

@@ -1,9 +1,13 @@
 """The benchmarks' words and table; what they measure is measured by running them."""
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ from benchmarks.cases import MEASURES, QUICK, Bench, Sizes
 from benchmarks.costs import COMMANDS, KEPT, MODULES, Cost, compare, kept
 from benchmarks.figures import BEGIN, END, Aim, Figure, bars, document, published, table
 from benchmarks.ledger import PAGE, RARE_OF_FEW, Pipelined, fill, plans
-from benchmarks.wire import is_http_answer
+from benchmarks.wire import Api, Dialect, is_http_answer
 from tests.servers import RedisServer
 
 from script_runner.adapters.redis import RedisLease, RedisTasks
@@ -232,6 +236,35 @@ def test_the_document_keeps_every_round():
 def test_the_load_knows_when_an_answer_is_whole(data: bytes, *, is_whole: bool):
     """An HTTP answer is whole when as many bytes are there as it announced."""
     assert is_http_answer(data) is is_whole
+
+
+class _Overloaded(BaseHTTPRequestHandler):
+    """Answers one request of two."""
+
+    protocol_version = "HTTP/1.1"
+    answers = cycle([200, 500])
+
+    def do_POST(self) -> None:
+        self.send_response(next(self.answers))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_request(self, *_status_and_size: object) -> None:
+        """Nobody reads it."""
+
+
+def test_a_load_of_which_some_is_refused_measures_nothing():
+    """A server that refuses a part of a load is not compared with those that take all of it."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Overloaded) as server:
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            load = Api("127.0.0.1", server.server_port, Dialect(document=""))
+            with contextlib.closing(load), pytest.raises(SystemExit, match="500 Internal Server Error"):
+                load.submit(tasks=8, connections=2)
+        finally:
+            server.shutdown()
+            serving.join()
 
 
 def test_few_tasks_fill_a_page_of_those_that_failed():
