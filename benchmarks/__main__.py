@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +21,8 @@ from benchmarks.figures import Figure, bars, document, published, table
 from benchmarks.material import prepare
 
 INTERRUPTED = 130
-PUBLISHED = Path(__file__).parent.parent / "docs" / "performance.md"
+ROOT = Path(__file__).parent.parent
+PUBLISHED = ROOT / "docs" / "performance.md"
 PEERS = tuple(peers.STARTS)
 
 
@@ -93,7 +95,9 @@ def main() -> None:
     if asked.check or asked.keep:
         sys.exit(costs.main(is_kept=asked.keep))
     figures: list[Figure] = []
-    machine = _machine()
+    machine = _machine() | _code()
+    if not asked.case:
+        machine["rounds"] = f"{asked.sizes.rounds}, and {asked.sizes.large_rounds} of what is large"
     try:
         figures.extend(_measured(asked))
     except KeyboardInterrupt:
@@ -102,10 +106,10 @@ def main() -> None:
     finally:  # what was measured before something failed was measured all the same
         print(" · ".join(f"{name} {value}" for name, value in machine.items()))
         print(f"{table(figures)}\n\n{bars(figures)}".rstrip())
+        if asked.json:
+            asked.json.write_text(json.dumps(document(figures, machine), indent=1) + "\n")
     if asked.publish:
         PUBLISHED.write_text(published(PUBLISHED.read_text(), figures, machine=machine, costs=costs.kept()))
-    if asked.json:
-        asked.json.write_text(json.dumps(document(figures, machine), indent=1) + "\n")
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
@@ -158,6 +162,16 @@ def _machine() -> dict[str, Any]:
         "separate Redis": system.version(redis) if redis else "none",
         "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
     }
+
+
+def _code() -> dict[str, str]:
+    """Which code was measured, as far as git knows."""
+    words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": said.strip()}
 
 
 def _say(sentence: str) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse
 STORE = redis.asyncio.Redis.from_url(os.environ["HELLO_REDIS"], protocol=2, max_connections=1_000)
 FILE = os.environ["HELLO_FILE"]
 ANSWER = b'{"status":"ready","id":"0"}'
-TASK = {"task": "x" * 200}
+TASK: dict[Any, Any] = {"task": "x" * 200}
 HEAD = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(ANSWER))]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 COLUMNS = ("Plate_384_Number", "Well", "Sample", "Count", "Call")
 SKIPPED = {"Sample": ["NA"], "Call": ["empty", "failed"]}
-SPARE_BYTES = 1_000_000_000
 
 TRIVIAL = """
 #include <stdlib.h>
@@ -105,9 +104,9 @@ def write_file(path: Path, size: int) -> None:
             file.write(piece[: size - start])
 
 
-def use_memory(folder: Path) -> None:
+def use_memory(folder: Path, size: int) -> None:
     """Fill memory with a file that goes again: a virtual machine is slow to give what was never used."""
-    write_file(folder / "spare.bin", SPARE_BYTES)
+    write_file(folder / "spare.bin", size)
     (folder / "spare.bin").unlink()
 
 

@@ -364,9 +364,6 @@ def _azure(place: Place, keys: Keys, environment: Mapping[str, str], common: dic
     return AzureStore(place.bucket, config=config, **common)  # type: ignore[arg-type]
 
 
-_ADDRESS: Final = r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?(/[\w.-]+)*"
-
-
 def _endpoint(
     place: Place, environment: Mapping[str, str], names: Iterable[str], common: dict[str, Any]
 ) -> SplitResult | None:
