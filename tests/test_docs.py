@@ -2,15 +2,16 @@
 
 import argparse
 import re
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
-from pydantic import AliasChoices, BaseModel
 
 from script_runner import cli
-from script_runner.config import Settings
+from script_runner.config import VARIABLES, Settings
 from script_runner.errors import Code
+from script_runner.shape import Shape
 from script_runner.spec import Spec
 from script_runner.task import State
 from script_runner.wiring.parts import auth_words
@@ -22,15 +23,14 @@ def text(name: str) -> str:
     return (ROOT / name).read_text()
 
 
-def models(kind: Any) -> set[type[BaseModel]]:
-    """The models that a type is made of."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        fields = kind.model_fields.values()
-        return {kind}.union(*(models(field.annotation) for field in fields))
-    return set().union(*(models(inner) for inner in get_args(kind)))
+def shapes(kind: Any) -> set[type[Shape]]:
+    """The shapes that a type is made of."""
+    if isinstance(kind, type) and issubclass(kind, Shape):
+        return {kind}.union(*(shapes(inner) for inner in get_type_hints(kind).values()))
+    return set().union(*(shapes(inner) for inner in get_args(kind)))
 
 
-KEYS = sorted({name for model in models(Spec) for name in model.model_fields})
+KEYS = sorted({key.name for shape in shapes(Spec) for key in fields(shape)})  # type: ignore[arg-type] # all are dataclasses
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -40,11 +40,7 @@ def test_every_configuration_key_is_documented(key: str):
 
 
 def variables() -> list[str]:
-    found = []
-    for field in Settings.model_fields.values():
-        alias = field.validation_alias
-        found += [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
-    return found
+    return [name for setting in fields(Settings) for name in setting.metadata[VARIABLES]]
 
 
 @pytest.mark.parametrize("name", variables())

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "script_runner"
 
-NOUNS = {"errors", "task", "streams", "spec", "ports", "journal"}
+NOUNS = {"errors", "task", "streams", "shape", "spec", "ports", "journal"}
 RULES = {"inputs", "command", "results", "trace", "doctor"}
 CASES = {"service", "follow", "run", "worker"}
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,7 +27,7 @@ from script_runner.config import (
 from script_runner.diagnosis import diagnosis
 from script_runner.doctor import worst
 from script_runner.errors import Code, Error
-from script_runner.fork import INPUT, be_called, fork
+from script_runner.fork import INPUT, be_called, fork, told_by_copy
 from script_runner.wiring import checking, keeping, serving, watching, working
 from script_runner.wiring.parts import auth_provider
 
@@ -305,6 +305,25 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
+def _loaded(options: argparse.Namespace, *, is_first: bool = True) -> tuple[Settings, "Spec"]:
+    """Settings and configuration; the log begins between them. The first process says what has no effect."""
+    settings, spec = told_by_copy(lambda: _read(options))
+    watching.start_logging(settings)
+    if is_first:
+        _report_without_effect()
+    if isinstance(spec, Error):
+        raise spec
+    return settings, spec
+
+
+def _read(options: argparse.Namespace) -> "tuple[Settings, Spec | Error]":
+    settings = _settings(options)
+    try:
+        return settings, checking.load(settings)
+    except Error as error:
+        return settings, error
+
+
 def _say(sentence: str) -> None:
     """Tell the operator: on standard error, or where that is a log of JSON lines as one of them."""
     if not watching.say_in_log(sentence):
@@ -328,10 +347,7 @@ def _report_without_effect() -> None:
 
 
 def _up(options: argparse.Namespace) -> int:
-    settings = _settings(options)
-    watching.start_logging(settings)
-    _report_without_effect()
-    spec = checking.load(settings)
+    settings, spec = _loaded(options)
     auth_provider(settings, os.environ)
     settings, embedded = keeping.prepare_data(settings, options.data)
     checking.require_stores(settings)
@@ -349,7 +365,7 @@ def _up(options: argparse.Namespace) -> int:
         if embedded:
             helpers.append(asyncio.create_task(keeping.keep_embedded(embedded, stop=stop)))
         try:
-            alone = settings.with_options(linger_seconds=0.0)  # no load balancer is in front of it
+            alone = replace(settings, linger_seconds=0.0)  # no load balancer is in front of it
             await serving.serve(alone, spec, listener, stop=stop, hurry=hurry, announce=_say)
         finally:
             stop.set()
@@ -370,10 +386,7 @@ def _up(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     be_called("runner-server")
-    settings = _settings(options)
-    watching.start_logging(settings)
-    _report_without_effect()
-    spec = checking.load(settings)
+    settings, spec = _loaded(options)
     auth_provider(settings, os.environ)
     checking.require_stores(settings)
     listener = serving.listen(settings)
@@ -387,11 +400,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
-    settings = _settings(options)
-    watching.start_logging(settings)
-    if not options.until_input_ends:  # else the process above has said so
-        _report_without_effect()
-    return _work(settings, checking.load(settings), until_input_ends=options.until_input_ends)
+    settings, spec = _loaded(options, is_first=not options.until_input_ends)
+    return _work(settings, spec, until_input_ends=options.until_input_ends)
 
 
 def _work(settings: Settings, spec: "Spec", *, until_input_ends: bool) -> int:

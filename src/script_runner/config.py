@@ -8,13 +8,13 @@ import typing
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
-
 from script_runner.errors import Code, Error, Problem
+from script_runner.shape import Checked, Limits, Shape, adapter
 from script_runner.spec import RESERVED_NAMES, Part, PathRegex, Spec, Template
 
 DEFAULT_CONFIG = "config.json"
@@ -22,6 +22,8 @@ DEFAULT_RUNDIR = "."
 MAX_FILE_BYTES = 1 << 20
 MAX_SHOWN_CHARACTERS = 80
 LAST_PORT = 65_535
+VARIABLES = "variables"
+"""Under which name the metadata of a setting has its variables."""
 
 Place = tuple[str | int, ...]
 
@@ -34,54 +36,58 @@ def _address(text: str) -> str:
     return text
 
 
-Address = Annotated[str, AfterValidator(_address)]
+def _namespace(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_.-]{1,64}", text):
+        raise ValueError("1 to 64 letters, digits, _, . and -")
+    return text
 
 
-class Settings(BaseModel):
+Address = Annotated[str, Checked(_address)]
+Seconds = Annotated[float, Limits(ge=0)]
+Hour = Annotated[float, Limits(ge=0, le=3_600)]
+
+
+def _set_by(*variables: str, default: Any = None, is_secret: bool = False) -> Any:
+    """A setting that the first of these variables gives that is set."""
+    return field(default=default, repr=not is_secret, metadata={VARIABLES: variables})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Shape):
     """What the operator sets by environment; the command line's options come on top."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}  # of text come numbers
 
-    config: str = Field(DEFAULT_CONFIG, validation_alias="SCRIPT_RUNNER_CONFIG")
-    redis_url: str | None = Field(
-        None, validation_alias=AliasChoices("SCRIPT_RUNNER_REDIS_URL", "REDIS_URL", "CELERY_BROKER_URL")
+    config: str = _set_by("SCRIPT_RUNNER_CONFIG", default=DEFAULT_CONFIG)
+    redis_url: str | None = _set_by("SCRIPT_RUNNER_REDIS_URL", "REDIS_URL", "CELERY_BROKER_URL")
+    redis_username: str | None = _set_by("SCRIPT_RUNNER_REDIS_USERNAME")
+    redis_password: str | None = _set_by("SCRIPT_RUNNER_REDIS_PASSWORD", is_secret=True)
+    store_url: str | None = _set_by("SCRIPT_RUNNER_STORE")
+    store_key_id: str | None = _set_by("SCRIPT_RUNNER_STORE_KEY_ID")
+    store_secret: str | None = _set_by("SCRIPT_RUNNER_STORE_SECRET", is_secret=True)
+    namespace: Annotated[str, Checked(_namespace)] = _set_by("SCRIPT_RUNNER_NAMESPACE", default="script-runner")
+    auth_provider: str | None = _set_by("AUTH_PROVIDER")
+    host: str = _set_by("SCRIPT_RUNNER_HOST", default="127.0.0.1")
+    port: Annotated[int, Limits(ge=0, le=LAST_PORT)] | None = _set_by("SCRIPT_RUNNER_PORT", "PORT")
+    rundir: str = _set_by("SCRIPT_RUNNER_RUNDIR", default=DEFAULT_RUNDIR)
+    concurrency: Annotated[int, Limits(ge=1, le=1_000)] | None = _set_by("SCRIPT_RUNNER_CONCURRENCY")
+    lease_seconds: Annotated[float, Limits(ge=1, le=3_600)] = _set_by("SCRIPT_RUNNER_LEASE_SECONDS", default=10.0)
+    drain_timeout: Seconds = _set_by("SCRIPT_RUNNER_DRAIN_TIMEOUT", default=30.0)
+    linger_seconds: Seconds = _set_by("SCRIPT_RUNNER_LINGER_SECONDS", default=5.0)
+    redis_replicas: Annotated[int, Limits(ge=0, le=100)] = _set_by("SCRIPT_RUNNER_REDIS_REPLICAS", default=0)
+    ecs_agent: str | None = _set_by("ECS_AGENT_URI")
+    ecs_protection_minutes: Annotated[int, Limits(ge=0, le=2_880)] = _set_by(
+        "SCRIPT_RUNNER_ECS_PROTECTION_MINUTES", default=60
     )
-    redis_username: str | None = Field(None, validation_alias="SCRIPT_RUNNER_REDIS_USERNAME")
-    redis_password: str | None = Field(None, validation_alias="SCRIPT_RUNNER_REDIS_PASSWORD", repr=False)
-    store_url: str | None = Field(None, validation_alias="SCRIPT_RUNNER_STORE")
-    store_key_id: str | None = Field(None, validation_alias="SCRIPT_RUNNER_STORE_KEY_ID")
-    store_secret: str | None = Field(None, validation_alias="SCRIPT_RUNNER_STORE_SECRET", repr=False)
-    namespace: str = Field(
-        "script-runner", validation_alias="SCRIPT_RUNNER_NAMESPACE", pattern="^[A-Za-z0-9_.-]{1,64}$"
-    )
-    auth_provider: str | None = Field(None, validation_alias="AUTH_PROVIDER")
-    host: str = Field("127.0.0.1", validation_alias="SCRIPT_RUNNER_HOST")
-    port: Annotated[int, Field(ge=0, le=LAST_PORT)] | None = Field(
-        None, validation_alias=AliasChoices("SCRIPT_RUNNER_PORT", "PORT")
-    )
-    rundir: str = Field(DEFAULT_RUNDIR, validation_alias="SCRIPT_RUNNER_RUNDIR")
-    concurrency: Annotated[int, Field(ge=1, le=1_000)] | None = Field(
-        None, validation_alias="SCRIPT_RUNNER_CONCURRENCY"
-    )
-    lease_seconds: float = Field(10.0, ge=1, le=3_600, validation_alias="SCRIPT_RUNNER_LEASE_SECONDS")
-    drain_timeout: float = Field(30.0, ge=0, allow_inf_nan=False, validation_alias="SCRIPT_RUNNER_DRAIN_TIMEOUT")
-    linger_seconds: float = Field(5.0, ge=0, allow_inf_nan=False, validation_alias="SCRIPT_RUNNER_LINGER_SECONDS")
-    redis_replicas: int = Field(0, ge=0, le=100, validation_alias="SCRIPT_RUNNER_REDIS_REPLICAS")
-    ecs_agent: str | None = Field(None, validation_alias="ECS_AGENT_URI")
-    ecs_protection_minutes: int = Field(
-        60, ge=0, le=2_880, validation_alias="SCRIPT_RUNNER_ECS_PROTECTION_MINUTES"
-    )
-    max_body_bytes: int = Field(1 << 20, ge=0, validation_alias="SCRIPT_RUNNER_MAX_BODY_BYTES")
-    max_wait_seconds: float = Field(60.0, ge=0, le=3_600, validation_alias="SCRIPT_RUNNER_MAX_WAIT_SECONDS")
-    redirect_downloads: bool = Field(False, validation_alias="SCRIPT_RUNNER_REDIRECT_DOWNLOADS")
-    cors_origins: str = Field("*", validation_alias="SCRIPT_RUNNER_CORS_ORIGINS")
-    log_level: str = Field(
-        "info", validation_alias="SCRIPT_RUNNER_LOG_LEVEL", pattern="^(debug|info|warning|error)$"
-    )
-    log_format: str = Field("text", validation_alias="SCRIPT_RUNNER_LOG_FORMAT", pattern="^(text|json)$")
-    report_seconds: float = Field(0.0, ge=0, allow_inf_nan=False, validation_alias="SCRIPT_RUNNER_REPORT_SECONDS")
-    metrics: Address | None = Field(None, validation_alias="SCRIPT_RUNNER_METRICS")
-    server_version: str | None = Field(None, validation_alias="SERVER_VERSION")
+    max_body_bytes: Annotated[int, Limits(ge=0)] = _set_by("SCRIPT_RUNNER_MAX_BODY_BYTES", default=1 << 20)
+    max_wait_seconds: Hour = _set_by("SCRIPT_RUNNER_MAX_WAIT_SECONDS", default=60.0)
+    redirect_downloads: bool = _set_by("SCRIPT_RUNNER_REDIRECT_DOWNLOADS", default=False)
+    cors_origins: str = _set_by("SCRIPT_RUNNER_CORS_ORIGINS", default="*")
+    log_level: Literal["debug", "info", "warning", "error"] = _set_by("SCRIPT_RUNNER_LOG_LEVEL", default="info")
+    log_format: Literal["text", "json"] = _set_by("SCRIPT_RUNNER_LOG_FORMAT", default="text")
+    report_seconds: Seconds = _set_by("SCRIPT_RUNNER_REPORT_SECONDS", default=0.0)
+    metrics: Address | None = _set_by("SCRIPT_RUNNER_METRICS")
+    server_version: str | None = _set_by("SERVER_VERSION")
 
     @property
     def redis_address(self) -> str | None:
@@ -103,7 +109,7 @@ class Settings(BaseModel):
     def with_options(self, **options: Any) -> "Settings":
         """These settings with the command line's options on top; None means not given."""
         given = {name: value for name, value in options.items() if value is not None}
-        return _validated(Settings, {**self.model_dump(), **given})
+        return _settings({**asdict(self), **given}, {name: f"--{name.replace('_', '-')}" for name in given})
 
 
 PRIVATE_VARIABLES = (
@@ -118,11 +124,10 @@ WITHOUT_EFFECT = ("SERVER_NAME", "CELERY_*")
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
     """The settings in the environment, empty ones taken as not set; Error(INVALID_CONFIG) with all mistakes."""
-    given = {name: value for name, value in environment.items() if value}
-    # a variable that happens to be called "host" or "port" is none of ours
-    return _validated(
-        Settings, {name: value for name, value in given.items() if name not in Settings.model_fields}
-    )
+    variables = {setting.name: setting.metadata[VARIABLES] for setting in fields(Settings)}
+    set_by = {name: next(filter(environment.get, known), None) for name, known in variables.items()}
+    sources = {name: variable for name, variable in set_by.items() if variable is not None}
+    return _settings({name: environment[variable] for name, variable in sources.items()}, sources)
 
 
 def without_effect(environment: Mapping[str, str]) -> list[str]:
@@ -154,14 +159,14 @@ def read_spec(path: Path, *, rundir: str = DEFAULT_RUNDIR) -> Spec:
     problems = [*_shape_problems(raw), *_cross_problems(raw, rundir)]
     if problems:
         raise _refused(path, problems)
-    return Spec.model_validate(raw)
+    return Spec.read(raw)
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of the configuration file."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Spec.model_json_schema(),
+        **adapter(Spec).json_schema(),
         "title": "The configuration file of script-runner",
     }
 
@@ -170,26 +175,23 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _validated(model: type[Settings], values: Mapping[str, Any]) -> Settings:
+def _settings(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:
+    """Settings of these values; a mistake is told by the variable or the option that the value comes from."""
+    from pydantic import ValidationError  # noqa: PLC0415 - script_runner.shape says why
+
     try:
-        return model.model_validate(values)
+        return Settings.read(values)
     except ValidationError as error:
         problems = tuple(
             Problem(
                 "environment",
-                _setting(str(detail["loc"][0])),
+                sources[str(detail["loc"][0])],
                 f"got {_shown(detail['input'])}, {_expected(detail)}",
             )
             for detail in error.errors()
         )
         message = "; ".join(f"{problem.name}: {problem.problem}" for problem in problems)
         raise Error(Code.INVALID_CONFIG, f"A setting is wrong. {message}", problems) from None
-
-
-def _setting(place: str | int) -> str:
-    """A setting as the operator wrote it: a variable, or an option of the command line."""
-    name = str(place)
-    return f"--{name.replace('_', '-')}" if name in Settings.model_fields else name
 
 
 def _refused(path: Path, problems: list[Problem]) -> Error:
@@ -280,7 +282,7 @@ _EXPECTED = {
     "bool_type": "true or false",
     "tuple_type": "a list",
     "dict_type": "an object",
-    "model_type": "an object",
+    "dataclass_type": "an object",
     "too_short": "at least one item",
     "bool_parsing": "1 or 0",
     "int_parsing": "a whole number",
@@ -302,8 +304,10 @@ def _expected(detail: Any) -> str:
 
 
 def _shape_problems(raw: dict[str, Any]) -> Iterator[Problem]:
+    from pydantic import ValidationError  # noqa: PLC0415 - script_runner.shape says why
+
     try:
-        Spec.model_validate(raw)
+        Spec.read(raw)
     except ValidationError as error:
         for detail in error.errors():
             place = tuple(step for step in detail["loc"] if not _is_internal(step))
@@ -328,7 +332,7 @@ def _shape_sentence(place: Place, detail: Any) -> str:
     kind, came = detail["type"], _shown(detail["input"])
     if kind == "missing":
         return "required, but it is not there"
-    if kind == "extra_forbidden":
+    if kind == "unexpected_keyword_argument":
         known = _known_keys(place[:-1])
         near = _nearest(str(place[-1]), known)
         return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are {', '.join(known)}"
@@ -340,18 +344,18 @@ def _shape_sentence(place: Place, detail: Any) -> str:
 
 
 def _known_keys(place: Place) -> list[str]:
-    """The keys of the model that stands at this place of the file."""
-    model: Any = Spec
+    """The keys of the object that stands at this place of the file."""
+    shape: Any = Spec
     for step in place:
         if isinstance(step, str):
-            model = _model_in(model.model_fields[step].annotation)
-    return list(model.model_fields)
+            shape = _shape_in(typing.get_type_hints(shape)[step])
+    return [known.name for known in fields(shape)]
 
 
-def _model_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _shape_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, Shape):
         return annotation
-    return next((found for inner in typing.get_args(annotation) if (found := _model_in(inner))), None)
+    return next((found for inner in typing.get_args(annotation) if (found := _shape_in(inner))), None)
 
 
 def _path(place: Place) -> str:

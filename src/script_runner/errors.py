@@ -49,3 +49,7 @@ class Error(Exception):
         self.code = code
         self.message = message
         self.problems = problems
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """With all of it, for another process."""
+        return type(self), (self.code, self.message, self.problems), {"retry_after": self.retry_after}

@@ -1,15 +1,18 @@
-"""A child that is a copy of this process, fork(2): it shares all that is loaded by then, and need not load it."""
+"""Children that are copies of this process, fork(2): they share all that is loaded by then."""
 
 import asyncio
 import contextlib
 import gc
 import os
+import pickle
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+Found = TypeVar("Found")
 
 SECONDS_TO_END = 0.002
 
@@ -69,6 +72,48 @@ def fork(run: Callable[[], int]) -> Child:
         _become(run, ours, childs)
     childs.close()
     return Child(pid, ours)
+
+
+def told_by_copy(find: Callable[[], Found]) -> Found:
+    """What ``find`` returns or raises in a copy that ends with it: what it loads to find it is never loaded here.
+
+    For a process of one thread. What is found must bear to be pickled.
+    """
+    ours, its = os.pipe()
+    _flush()  # or both would write what waits
+    pid = os.fork()
+    if pid == 0:
+        _tell(find, its)
+    os.close(its)
+    with os.fdopen(ours, "rb") as line:
+        said = line.read()
+    os.waitpid(pid, 0)
+    if not said:
+        raise ChildProcessError("the copy of this process ended without a word")
+    found, error = pickle.loads(said)  # noqa: S301 - our own words
+    if error is not None:
+        raise error
+    return found  # type: ignore[no-any-return]
+
+
+def _tell(find: Callable[[], object], line: int) -> NoReturn:
+    code = 1
+    try:
+        found = error = None
+        try:
+            found = find()
+        except Exception as caught:  # noqa: BLE001 - it is raised where it is told
+            error = caught
+        with os.fdopen(line, "wb") as file:
+            pickle.dump((found, error), file)
+        code = 0
+    except KeyboardInterrupt:
+        pass  # which reaches the one that waits as well
+    except BaseException:  # noqa: BLE001 - it must not end up in what the parent was about
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _flush()
+        os._exit(code)
 
 
 def be_called(name: str) -> None:

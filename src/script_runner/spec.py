@@ -5,17 +5,17 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
-
+from script_runner.shape import Checked, Limits, Prepared, Said, Shape, adapter
 from script_runner.task import State
 
 if TYPE_CHECKING:
     import jsonpath
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 LEAST_PRIORITY, MOST_PRIORITY = -9, 9
 
@@ -45,8 +45,14 @@ class _Parsed:
         """The parsed form; ValueError with what was expected when it cannot be read."""
         raise NotImplementedError
 
+    def __reduce__(self) -> tuple[Callable[[str], Self], tuple[str]]:
+        """As the text, since what was made of it may know no other process."""
+        return type(self).parse, (self.source,)
+
     @classmethod
-    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core import core_schema  # noqa: PLC0415 - script_runner.shape says why
+
         return core_schema.no_info_after_validator_function(
             cls.parse,
             core_schema.no_info_after_validator_function(_plain, core_schema.str_schema(strict=True)),
@@ -119,7 +125,9 @@ class Part:
         raise ValueError('text, or a list of texts such as ["--season", "$SEASON"]')
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core import core_schema  # noqa: PLC0415 - script_runner.shape says why
+
         text = core_schema.str_schema()
         return core_schema.no_info_plain_validator_function(
             cls.parse,
@@ -280,33 +288,33 @@ def _all_or_list(value: Any) -> Any:
     return ("*",) if value is True else tuple(value)
 
 
-PlainText = Annotated[str, AfterValidator(_plain)]
-VariableName = Annotated[str, AfterValidator(_variable_name)]
-InputName = Annotated[VariableName, AfterValidator(_input_name)]
-DefaultText = Annotated[PlainText, BeforeValidator(_json_text, json_schema_input_type=str | int | float | bool)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PlainText = Annotated[str, Checked(_plain)]
+VariableName = Annotated[str, Checked(_variable_name)]
+InputName = Annotated[VariableName, Checked(_input_name)]
+DefaultText = Annotated[PlainText, Prepared(_json_text, takes=str | int | float | bool)]
+Seconds = Annotated[float, Limits(gt=0)]
+Count = Annotated[int, Limits(ge=1)]
+AsTuple = Prepared(_from_list)
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class _Input(_Model):
+@dataclass(frozen=True, kw_only=True)
+class _Input(Shape):
     """What every input says, wherever its value comes from."""
 
     env_var_name: InputName
     default: DefaultText | None = None
-    required: bool | None = Field(None, description="default: true if the command uses it outside a group")
+    required: Annotated[bool | None, Said("default: true if the command uses it outside a group")] = None
     allow_leading_dash: bool = False
     description: PlainText | None = None
     example: DefaultText | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class PathInput(_Input):
     """A value from the path after ``/task/``."""
 
     path_regex: PathRegex
-    path_regex_match_group: Annotated[int, Field(ge=0)] | None = None
+    path_regex_match_group: Annotated[int, Limits(ge=0)] | None = None
 
     @property
     def group(self) -> int:
@@ -315,6 +323,7 @@ class PathInput(_Input):
         return 1 if self.path_regex.groups else 0
 
 
+@dataclass(frozen=True, kw_only=True)
 class QueryInput(_Input):
     """A value from the query string."""
 
@@ -322,6 +331,7 @@ class QueryInput(_Input):
     many: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
 class BodyInput(_Input):
     """A value from the JSON body."""
 
@@ -331,62 +341,69 @@ class BodyInput(_Input):
 AnyInput = PathInput | QueryInput | BodyInput
 
 
-class Inputs(_Model):
+@dataclass(frozen=True, kw_only=True)
+class Inputs(Shape):
     """All values a request may carry."""
 
-    path_args: Annotated[tuple[PathInput, ...], BeforeValidator(_from_list)] = ()
-    query_args: Annotated[tuple[QueryInput, ...], BeforeValidator(_from_list)] = ()
-    body_args: Annotated[tuple[BodyInput, ...], BeforeValidator(_from_list)] = ()
+    path_args: Annotated[tuple[PathInput, ...], AsTuple] = ()
+    query_args: Annotated[tuple[QueryInput, ...], AsTuple] = ()
+    body_args: Annotated[tuple[BodyInput, ...], AsTuple] = ()
 
     @property
     def all(self) -> tuple[AnyInput, ...]:
         return (*self.path_args, *self.query_args, *self.body_args)
 
 
-class Column(_Model):
+@dataclass(frozen=True, kw_only=True)
+class Column(Shape):
     """One column of the answer and where it comes from."""
 
     output_name: PlainText
     input_name: PlainText
-    skip_list: Annotated[tuple[PlainText, ...], BeforeValidator(_from_list)] | None = Field(
-        None, description="a row is left out when its value is exactly one of these"
-    )
+    skip_list: Annotated[
+        Annotated[tuple[PlainText, ...], AsTuple] | None,
+        Said("a row is left out when its value is exactly one of these"),
+    ] = None
 
 
-class ResultsSpec(_Model):
+@dataclass(frozen=True, kw_only=True)
+class ResultsSpec(Shape):
     """Where the rows come from and how they are read."""
 
     kind: Literal["file", "stdout", "stderr"]
     format: Literal["csv", "json"]
-    input_path: Annotated[PlainText, AfterValidator(_relative_file)] | None = None
-    remapped_columns: Annotated[tuple[Column, ...], BeforeValidator(_from_list)] | None = None
+    input_path: Annotated[PlainText, Checked(_relative_file)] | None = None
+    remapped_columns: Annotated[tuple[Column, ...], AsTuple] | None = None
 
 
-class Outputs(_Model):
+@dataclass(frozen=True, kw_only=True)
+class Outputs(Shape):
     """What is kept of a run."""
 
     results: ResultsSpec | None = None
-    attachments: Annotated[tuple[Glob, ...], BeforeValidator(_from_list)] = ()
+    attachments: Annotated[tuple[Glob, ...], AsTuple] = ()
 
 
-class EnvironmentSpec(_Model):
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentSpec(Shape):
     """What the script's environment holds besides its inputs."""
 
-    set: dict[VariableName, PlainText] = {}
-    inherit: Annotated[
-        tuple[PlainText, ...],
-        BeforeValidator(_all_or_list, json_schema_input_type=Literal[True] | tuple[str, ...]),
-    ] = ("*",)
+    set: dict[VariableName, PlainText] = field(default_factory=dict)
+    inherit: Annotated[tuple[PlainText, ...], Prepared(_all_or_list, takes=Literal[True] | tuple[str, ...])] = (
+        "*",
+    )
 
 
-class Kept(_Model):
+@dataclass(frozen=True, kw_only=True)
+class Kept(Shape):
     """How long, and how many at most, finished tasks of one state are kept."""
 
     seconds: Seconds | None = None
-    count: Annotated[int, Field(ge=0)] | None = None
+    count: Annotated[int, Limits(ge=0)] | None = None
 
 
-class Retention(_Model):
+@dataclass(frozen=True, kw_only=True)
+class Retention(Shape):
     """What is kept of tasks that ended in each of the final states."""
 
     succeeded: Kept = Kept()
@@ -397,42 +414,40 @@ class Retention(_Model):
 
     @property
     def all(self) -> dict[State, Kept]:
-        return {State(name): getattr(self, name) for name in type(self).model_fields}
+        return {State(kept.name): getattr(self, kept.name) for kept in fields(self)}
 
 
-Count = Annotated[int, Field(ge=1)]
-
-
-class Spec(_Model):
+@dataclass(frozen=True, kw_only=True)
+class Spec(Shape):
     """One script behind the API."""
 
     title: PlainText | None = None
     description: PlainText | None = None
-    command: Annotated[tuple[Part, ...], BeforeValidator(_from_list), Field(min_length=1)]
+    command: Annotated[tuple[Part, ...], Limits(min_length=1), AsTuple]
     command_rundir: PlainText | None = None
     command_rundir_base: PlainText | None = None
     debug: bool | None = None
     inputs: Inputs = Inputs()
     outputs: Outputs = Outputs()
     timeout_seconds: Seconds | None = None
-    grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    grace_seconds: Annotated[float, Limits(ge=0)] = 10.0
     on_worker_lost: Literal["fail", "retry"] = "fail"
-    max_attempts: Annotated[int, Field(ge=1)] = 3
+    max_attempts: Count = 3
     retention_seconds: Seconds = 86_400.0
     retention: Retention = Retention()
     max_queued: Count | None = None
     max_queued_per_caller: Count | None = None
     max_running: Count | None = None
     max_running_per_caller: Count | None = None
-    max_priority: Annotated[int, Field(ge=LEAST_PRIORITY, le=MOST_PRIORITY)] = 0
+    max_priority: Annotated[int, Limits(ge=LEAST_PRIORITY, le=MOST_PRIORITY)] = 0
     expires_in_seconds: Seconds | None = None
-    max_output_bytes: Annotated[int, Field(ge=1)] = 1 << 30
+    max_output_bytes: Count = 1 << 30
     environment: EnvironmentSpec = EnvironmentSpec()
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """What tells this configuration from another one: 12 hex digits of a SHA-256; defaults do not count."""
-        told = self.model_dump(mode="json", exclude_defaults=True)
+        told = adapter(Spec).dump_python(self, mode="json", exclude_defaults=True)
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

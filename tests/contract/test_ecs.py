@@ -183,7 +183,7 @@ async def _one_task(agent: Agent, folder: Path, wishes: list[bool] | None = None
     tasks = MemoryTasks()
     (folder / "store").mkdir()
     wait_for_go = f"until [ -e {folder}/go ]; do sleep 0.01; done"
-    spec = Spec.model_validate({"command": ["sh", "-c", wait_for_go], "command_rundir": str(folder)})
+    spec = Spec.read({"command": ["sh", "-c", wait_for_go], "command_rundir": str(folder)})
     executor = LocalExecutor()
     store = FileArtifacts((folder / "store").as_uri())
     workshop = Workshop(spec, {"PATH": os.environ["PATH"]}, executor, store, MemoryLogs(tasks))

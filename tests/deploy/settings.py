@@ -1,18 +1,14 @@
 """Which of the runner's variables a file of a deployment sets that nothing reads."""
 
 import re
+from dataclasses import fields
 
-from pydantic import AliasChoices
-
-from script_runner.config import Settings
+from script_runner.config import VARIABLES, Settings
 
 
 def known_settings() -> set[str]:
     """Every environment variable that the program reads by its settings."""
-    aliases = [field.validation_alias for field in Settings.model_fields.values()]
-    return {
-        str(name) for alias in aliases for name in (alias.choices if isinstance(alias, AliasChoices) else [alias])
-    }
+    return {name for setting in fields(Settings) for name in setting.metadata[VARIABLES]}
 
 
 def unknown_settings(text: str) -> set[str]:

@@ -191,7 +191,7 @@ def test_scripts_see_none_of_it(name: str) -> None:
     """Whatever compose puts into the environment of ours is kept from the script."""
     environment = {key: str(value) for key, value in SERVICES[name]["environment"].items()}
 
-    assert script_environment(environment, Spec.model_validate({"command": ["true"]})) == {}
+    assert script_environment(environment, Spec.read({"command": ["true"]})) == {}
 
 
 def test_variables_are_those_of_the_example() -> None:
@@ -216,7 +216,7 @@ def test_defaults_of_the_example_are_those_of_the_file() -> None:
 def test_worker_is_given_the_time_it_takes_to_stop() -> None:
     """It is killed only after the drain, the grace of a script, and some time to say so."""
     worker = SERVICES["worker"]
-    grace_seconds = Spec.model_validate({"command": ["true"]}).grace_seconds
+    grace_seconds = Spec.read({"command": ["true"]}).grace_seconds
     needed = int(worker["environment"]["SCRIPT_RUNNER_DRAIN_TIMEOUT"]) + grace_seconds
 
     assert seconds(worker["stop_grace_period"]) >= needed + SECONDS_OF_EXIT
@@ -224,7 +224,7 @@ def test_worker_is_given_the_time_it_takes_to_stop() -> None:
 
 def test_server_is_given_the_time_it_takes_to_stop() -> None:
     """It is killed only after it has lingered and closed."""
-    assert seconds(SERVICES["server"]["stop_grace_period"]) >= Settings().linger_seconds + 5 + SECONDS_OF_EXIT  # type: ignore[call-arg]
+    assert seconds(SERVICES["server"]["stop_grace_period"]) >= Settings().linger_seconds + 5 + SECONDS_OF_EXIT
 
 
 def test_worker_can_be_scaled() -> None:

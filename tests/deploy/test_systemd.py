@@ -54,7 +54,7 @@ def test_it_sets_nothing_that_the_program_does_not_read() -> None:
 def test_it_is_given_the_time_that_a_stop_takes() -> None:
     """Systemd kills after the drain, a script's grace, the end of answers and that of Valkey."""
     drain = float(variables()["SCRIPT_RUNNER_DRAIN_TIMEOUT"])
-    grace = Spec.model_fields["grace_seconds"].default
+    grace = Spec.grace_seconds
 
     assert float(section("Service")["TimeoutStopSec"][0]) >= drain + grace + SECONDS_TO_CLOSE + SECONDS_TO_STOP
 

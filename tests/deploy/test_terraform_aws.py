@@ -118,7 +118,7 @@ def test_an_idle_connection_is_given_up_by_the_load_balancer_first():
 def test_a_worker_is_not_killed_before_it_has_drained():
     """Waiting for scripts, their grace, and a few seconds to report fit into what Fargate grants."""
     drain_seconds = number(r"default +=\s*(\d+)", VARIABLES["worker_drain_seconds"])
-    grace_seconds = Spec.model_fields["grace_seconds"].default
+    grace_seconds = Spec.grace_seconds
 
     assert number(r"stopTimeout +=\s*(\d+)", FILES["worker.tf"]) == FARGATE_STOP_SECONDS
     assert drain_seconds + grace_seconds + 5 <= FARGATE_STOP_SECONDS

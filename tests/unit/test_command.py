@@ -120,7 +120,7 @@ def test_many_values_stay_apart(values) -> None:
 
 
 def spec(**environment: Any) -> Spec:
-    return Spec.model_validate({"command": ["x"], "environment": {"set": environment}})
+    return Spec.read({"command": ["x"], "environment": {"set": environment}})
 
 
 def test_inputs_are_exported() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 BEGIN = """
 import asyncio, os, signal, sys, uvloop
-from script_runner.fork import fork
+from script_runner.errors import Code, Error, Problem
+from script_runner.fork import fork, told_by_copy
 """
 
 
@@ -86,3 +87,49 @@ assert asyncio.run(child.wait()) == 7
 def test_what_waits_to_be_written_is_written_once() -> None:
     """Output that stands in a buffer at the fork does not come from both."""
     assert printed('print("once"); asyncio.run(fork(lambda: 0).wait())') == "once\n"
+
+
+def test_what_a_copy_finds_is_told() -> None:
+    """The value is here, and what was loaded to find it is not."""
+    code = """
+def find():
+    import sqlite3
+    return os.getpid(), "sqlite3" in sys.modules
+found, has_loaded = told_by_copy(find)
+print(found != os.getpid(), has_loaded, "sqlite3" in sys.modules)
+"""
+    assert printed(code) == "True True False\n"
+
+
+def test_what_a_copy_raises_is_raised() -> None:
+    """An error comes with all that it says."""
+    code = """
+def find():
+    raise Error(Code.INVALID_CONFIG, "no", (Problem("file", "a", "b"),), retry_after=3)
+try:
+    told_by_copy(find)
+except Error as error:
+    print(error.code, error.message, error.problems == (Problem("file", "a", "b"),), error.retry_after)
+"""
+    assert printed(code) == "invalid-config no True 3\n"
+
+
+def test_a_copy_that_is_killed_is_told_from_one_that_finds_nothing() -> None:
+    """Nothing is a finding, too."""
+    code = """
+print(told_by_copy(lambda: None))
+try:
+    told_by_copy(lambda: os.kill(os.getpid(), signal.SIGKILL))
+except ChildProcessError as error:
+    print(error)
+"""
+    assert printed(code) == "None\nthe copy of this process ended without a word\n"
+
+
+def test_no_process_that_stays_holds_what_reads_configurations() -> None:
+    """Server and worker do without pydantic, which a copy of them loads: it would be a seventh of their memory."""
+    code = """
+import script_runner.cli, script_runner.web.api, script_runner.web.bounds, script_runner.wiring.working
+print([name for name in ("pydantic", "pydantic_core") if name in sys.modules])
+"""
+    assert printed(code) == "[]\n"

@@ -14,7 +14,7 @@ from script_runner.spec import Spec
 
 
 def spec(command: list[Any] | None = None, **kinds: list[dict[str, Any]]) -> Spec:
-    return Spec.model_validate({"command": command or ["x"], "inputs": kinds})
+    return Spec.read({"command": command or ["x"], "inputs": kinds})
 
 
 def path_spec(regex: str, **more: Any) -> Spec:
@@ -386,9 +386,7 @@ def test_dash_in_one_of_many() -> None:
 
 def two(command: list[Any], **environment: str) -> Spec:
     names = [{"env_var_name": name, "query_var_name": name, "required": False, "default": ""} for name in "AB"]
-    return Spec.model_validate(
-        {"command": command, "inputs": {"query_args": names}, "environment": {"set": environment}}
-    )
+    return Spec.read({"command": command, "inputs": {"query_args": names}, "environment": {"set": environment}})
 
 
 def test_dash_after_an_empty_value() -> None:

@@ -194,7 +194,7 @@ class Bench:
         store: Artifacts | None = None,
     ) -> AsyncIterator[None]:
         """While a worker runs, two at once; it drains at the end, or when it is told to."""
-        spec = Spec.model_validate(
+        spec = Spec.read(
             {
                 "command": ["/bin/sh", "-c", script.replace("$", "$$")],
                 "command_rundir": str(self.folder),

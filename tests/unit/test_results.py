@@ -22,7 +22,7 @@ ROOT = os.geteuid() == 0
 
 
 def wanted(kind: str, columns: list[dict[str, Any]] | None = None) -> ResultsSpec:
-    return ResultsSpec.model_validate({"kind": "stdout", "format": kind, "remapped_columns": columns})
+    return ResultsSpec.read({"kind": "stdout", "format": kind, "remapped_columns": columns})
 
 
 def column(output: str, name: str, *skipped: str) -> dict[str, Any]:

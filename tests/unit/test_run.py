@@ -67,7 +67,7 @@ class Bench:
     def spec(self, script: str, **keys: Any) -> Spec:
         """A configuration whose command is this shell script."""
         command = ["/bin/sh", "-c", script.replace("$", "$$")]
-        return Spec.model_validate({"command": command, "command_rundir": str(self.runs), **keys})
+        return Spec.read({"command": command, "command_rundir": str(self.runs), **keys})
 
     def run(self, script: str, meanwhile: Meanwhile | None = None, **keys: Any) -> Outcome:
         outcome = self.run_spec(self.spec(script, **keys), meanwhile)
@@ -181,7 +181,7 @@ def when_ready(bench: Bench, reason: Stop) -> Meanwhile:
 def test_script_finds_its_values(bench: Bench) -> None:
     """Inputs, RUNDIR and TASK_ID are in the environment beside what the worker hands on, and in the arguments."""
     script = 'echo "$$0|$$CITY|$$TAGS|$$TASK_ID|$$KEPT|$$SET"; echo "$$RUNDIR"'
-    spec = Spec.model_validate(
+    spec = Spec.read(
         {
             "command": ["/bin/sh", "-c", script, "${CITY} $TASK_ID"],
             "command_rundir": str(bench.runs),
@@ -200,9 +200,7 @@ def test_script_finds_its_values(bench: Bench) -> None:
 
 def test_task_of_another_configuration(bench: Bench) -> None:
     """A task that was accepted before the command asked for a value fails and says which; nothing is run."""
-    spec = Spec.model_validate(
-        {"command": ["/bin/echo", "$CITY", ["--to", "$END"]], "command_rundir": str(bench.runs)}
-    )
+    spec = Spec.read({"command": ["/bin/echo", "$CITY", ["--to", "$END"]], "command_rundir": str(bench.runs)})
 
     outcome = bench.run_spec(spec, arguments={"TOWN": "Rome"})
 
@@ -610,7 +608,7 @@ def test_killed_by_a_signal(bench: Bench, number: int, words: str) -> None:
 
 def test_program_that_is_not_there(bench: Bench) -> None:
     """A command that cannot start fails the run with a sentence."""
-    spec = Spec.model_validate({"command": ["no-such-program-anywhere"], "command_rundir": str(bench.runs)})
+    spec = Spec.read({"command": ["no-such-program-anywhere"], "command_rundir": str(bench.runs)})
     outcome = bench.run_spec(spec)
 
     assert outcome is not None

@@ -26,7 +26,9 @@ SCRIPT_ENDINGS = (".py", ".R", ".r", ".sh", ".pl", ".rb", ".js", ".jl", ".m", ".
 
 def load(settings: Settings) -> Spec:
     """The configuration; Error(INVALID_CONFIG) with all that is wrong."""
-    return read_spec(Path(settings.config), rundir=settings.rundir)
+    spec = read_spec(Path(settings.config), rundir=settings.rundir)
+    spec.fingerprint  # noqa: B018 - found and kept while what writes it is loaded
+    return spec
 
 
 def cautions(spec: Spec) -> list[str]:

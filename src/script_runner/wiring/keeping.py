@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from script_runner.adapters.valkey import EmbeddedServer
@@ -20,11 +21,11 @@ _log = logging.getLogger("script_runner")
 def prepare_data(settings: Settings, data: str | None) -> tuple[Settings, EmbeddedServer | None]:
     """Settings for one machine: the data folder for what is not configured, and the server in it, not started."""
     folder = Path(data).absolute() if data else default_data_folder(Path(settings.config), os.environ)
-    settings = settings.with_options(store_url=settings.store_url or (folder / "artifacts").as_uri())
+    settings = replace(settings, store_url=settings.store_url or (folder / "artifacts").as_uri())
     if settings.redis_url:
         return settings, None
     server = EmbeddedServer(folder)
-    return settings.with_options(redis_url=server.url, redis_username="", redis_password=""), server
+    return replace(settings, redis_url=server.url, redis_username="", redis_password=""), server
 
 
 async def keep_embedded(server: EmbeddedServer, *, stop: asyncio.Event) -> None:
@@ -64,7 +65,7 @@ def settings_of_worker(settings: Settings) -> Settings:
     if not settings.metrics or not settings.metrics_address:
         return settings
     host, port = settings.metrics.rpartition(":")[0], settings.metrics_address[1]
-    return settings.with_options(metrics=f"{host}:{port + 1 if port else 0}")
+    return replace(settings, metrics=f"{host}:{port + 1 if port else 0}")
 
 
 async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
