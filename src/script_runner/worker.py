@@ -173,16 +173,20 @@ class Worker:
         with contextlib.suppress(Error):
             for task in await self._tasks.claim(self._terms.name, limit=1, wait_seconds=0):
                 if _run_of(task) not in self._running:
-                    await self._return(task)
+                    self._begin_return(task)
 
-    async def _return(self, task: Task) -> None:
+    def _begin_return(self, task: Task) -> None:
         """Give back a task that was not begun; it is ours until that is done."""
         returned = self._running[_run_of(task)] = _new_running(task)
+        returned.is_unstarted = True
         returned.over.set()
+        self._pick_up(self._give_back(returned))
+
+    async def _give_back(self, returned: _Running) -> None:
         try:
-            await self._tasks.release(task, counted=False)
+            await self._settle(returned.task, None, returned)
         finally:
-            del self._running[_run_of(task)]
+            del self._running[_run_of(returned.task)]
 
     def _begin(self, task: Task, lapses: int) -> None:
         if _run_of(task) in self._running:  # an answer that came twice
@@ -195,7 +199,10 @@ class Worker:
                 self._terms.configuration,
             )
         running = self._running[_run_of(task)] = _new_running(task, lapses)
-        carrier = asyncio.create_task(self._carry(running))
+        self._pick_up(self._carry(running))
+
+    def _pick_up(self, work: Coroutine[Any, Any, None]) -> None:
+        carrier = asyncio.create_task(work)
         self._carriers.add(carrier)
         if self._shelter:
             self._shelter.hold()

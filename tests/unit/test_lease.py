@@ -362,15 +362,17 @@ def test_a_task_that_never_reached_its_worker_is_given_back(bench: Bench) -> Non
     assert bench.stamps == ["once"]
 
 
-def test_a_claim_cut_off_by_a_drain_is_given_back_once(bench: Bench) -> None:
-    """What the last claim brought is returned uncounted, also when the worker compares itself meanwhile."""
+@pytest.mark.parametrize("ids", [("a",), ("a", "b")])
+def test_a_claim_cut_off_by_a_drain_is_given_back_once(bench: Bench, ids: tuple[str, ...]) -> None:
+    """All that the last claim brought is returned uncounted, also when the worker compares itself meanwhile."""
 
-    async def scenario() -> None:
+    async def scenario() -> list[Task | None]:
         drain = asyncio.Event()
         bench.ledger.claims_to_hang = 1
         bench.ledger.releases.clear()
+        for task_id in ids:
+            await bench.ledger.add(Task(id=task_id, owner="ada", arguments={}))
         async with bench.working(ALONE, lease_seconds=2.0, drained=drain):
-            await bench.ledger.add(Task(id="a", owner="ada", arguments={}))
             await bench.ledger.held_up.wait()
             drain.set()
             before = bench.ledger.hears
@@ -380,12 +382,11 @@ def test_a_claim_cut_off_by_a_drain_is_given_back_once(bench: Bench) -> None:
 
             await until(has_compared)
             bench.ledger.releases.set()
+        return [await bench.ledger.get(task_id) for task_id in ids]
 
-    asyncio.run(scenario())
-    task = asyncio.run(bench.ledger.get("a"))
+    tasks = asyncio.run(scenario())
 
-    assert task
-    assert (task.state, task.attempt) == (State.QUEUED, 0)
+    assert [(task.state, task.attempt) for task in tasks if task] == [(State.QUEUED, 0)] * len(ids)
     assert bench.stamps == []
 
 
