@@ -87,8 +87,7 @@ def told_by_copy(find: Callable[[], Found]) -> Found:
     os.close(its)
     with os.fdopen(ours, "rb") as line:
         said = line.read()
-    os.waitpid(pid, 0)
-    if not said:
+    if os.waitpid(pid, 0)[1]:
         raise ChildProcessError("the copy of this process ended without a word")
     found, error = pickle.loads(said)  # noqa: S301 - our own words
     if error is not None:
@@ -99,21 +98,24 @@ def told_by_copy(find: Callable[[], Found]) -> Found:
 def _tell(find: Callable[[], object], line: int) -> NoReturn:
     code = 1
     try:
-        found = error = None
-        try:
-            found = find()
-        except Exception as caught:  # noqa: BLE001 - it is raised where it is told
-            error = caught
         with os.fdopen(line, "wb") as file:
-            pickle.dump((found, error), file)
+            pickle.dump(_came_of(find), file)
         code = 0
-    except KeyboardInterrupt:
-        pass  # which reaches the one that waits as well
+    except (KeyboardInterrupt, BrokenPipeError):  # the one that waits was interrupted as well, or has ended
+        pass
     except BaseException:  # noqa: BLE001 - it must not end up in what the parent was about
         sys.excepthook(*sys.exc_info())
     finally:
         _flush()
         os._exit(code)
+
+
+def _came_of(find: Callable[[], object]) -> tuple[object, Exception | None]:
+    """What was found, and what was raised instead."""
+    try:
+        return find(), None
+    except Exception as error:  # noqa: BLE001 - it is raised where it is told
+        return None, error
 
 
 def be_called(name: str) -> None:

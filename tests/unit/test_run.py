@@ -78,14 +78,8 @@ class Bench:
         self, spec: Spec, meanwhile: Meanwhile | None = None, arguments: Mapping[str, Any] | None = None
     ) -> Outcome | None:
         async def main() -> Outcome | None:
-            task = Task(id="task-1", owner="me", arguments=arguments or {}, state=State.RUNNING, attempt=1)
-            stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
             async with opened_executor() as executor:
-                workshop = Workshop(spec, self.inherited, executor, self.artifacts, self.logs, rundir=self.rundir)
-                running = asyncio.create_task(run(task, workshop, stop))
-                if meanwhile:
-                    await meanwhile(stop)
-                return await running
+                return await self.run_beside(executor, spec, meanwhile, arguments)
 
         return asyncio.run(main())
 
@@ -93,16 +87,27 @@ class Bench:
         """The outcomes of scripts that run one right after the other on one worker."""
 
         async def main() -> list[Outcome]:
-            outcomes = []
             async with opened_executor() as executor:
-                for number, script in enumerate(scripts):
-                    task = Task(id=f"task-{number}", owner="me", arguments={}, state=State.RUNNING, attempt=1)
-                    stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
-                    workshop = Workshop(self.spec(script), self.inherited, executor, self.artifacts, self.logs)
-                    outcomes.append(await run(task, workshop, stop))
+                outcomes = [await self.run_beside(executor, self.spec(script)) for script in scripts]
             return [outcome for outcome in outcomes if outcome]
 
         return asyncio.run(main())
+
+    async def run_beside(
+        self,
+        executor: LocalExecutor,
+        spec: Spec,
+        meanwhile: Meanwhile | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Outcome | None:
+        """One run by an executor that others may use, too; beside it goes on what is to happen meanwhile."""
+        task = Task(id="task-1", owner="me", arguments=arguments or {}, state=State.RUNNING, attempt=1)
+        stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        workshop = Workshop(spec, self.inherited, executor, self.artifacts, self.logs, rundir=self.rundir)
+        running = asyncio.create_task(run(task, workshop, stop))
+        if meanwhile:
+            await meanwhile(stop)
+        return await running
 
     def read(self, artifact: Artifact) -> bytes:
         async def whole() -> bytes:
