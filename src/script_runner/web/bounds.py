@@ -179,16 +179,16 @@ class BoundedHttp(HttpToolsProtocol):
     def _refuse(self, error: Error) -> None:
         """Answer the request that comes now with this error, in its turn; it is the last of its connection."""
         self._stop_clock()
-        is_begun = self.cycle is not None and not self._is_in_head
-        if is_begun and self.pipeline:
+        is_in_body = self.cycle is not None and not self._is_in_head
+        if is_in_body and self.pipeline:
             self.pipeline.popleft()  # it waits there itself
             self._refusal = error
-        elif is_begun and self.cycle.response_complete:
+        elif is_in_body and self.cycle.response_complete:
             self.transport.close()  # it has had its answer
-        elif is_begun and self.cycle.response_started:
+        elif is_in_body and self.cycle.response_started:
             self._refusal = error
             self.cycle.keep_alive = False  # it has half of its answer, and with that the connection ends
-        elif not is_begun and self.cycle is not None and not self.cycle.response_complete:
+        elif not is_in_body and self.cycle is not None and not self.cycle.response_complete:
             self._refusal = error
         else:
             self._say(error)
