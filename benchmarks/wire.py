@@ -24,6 +24,9 @@ LOOK_SECONDS = 0.02
 """Between two looks at the last task of a burst."""
 
 HEALTH_PAUSE_SECONDS = 0.01
+HOLD_SECONDS = 2.0
+"""How long connections are looked at that are to be held."""
+
 PIECE_BYTES = 1 << 18
 LOOKED_AT = 1_000
 """Of how many tasks of a burst the end is looked at, evenly chosen, and always of the last ones."""
@@ -258,6 +261,8 @@ class Api:
             if what != "silent":
                 held[-1].sendall(request)
         is_known = what == "silent" or self._is_held(held[0], what)
+        if is_known and (refused := _refused(held[1:], what)):
+            raise SystemExit(f"{refused:,} of {count:,} connections were not held")
         print(json.dumps({"is_known": is_known}), flush=True)
         sys.stdin.read()
         if task_id:
@@ -392,6 +397,20 @@ def _is_closed(connection: socket.socket) -> bool:
 def _is_last(answer: bytes) -> bool:
     """Whether the server closes the connection with this answer (RFC 9112, section 9.6)."""
     return bool(_CLOSE.search(answer.partition(b"\r\n\r\n")[0]))
+
+
+def _refused(connections: list[socket.socket], what: str) -> int:
+    """How many were told what they should not be: anything, or of streams anything but their beginning."""
+    refused, end = 0, time.monotonic() + HOLD_SECONDS
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            selector.register(connection, selectors.EVENT_READ)
+        while selector.get_map() and (left := end - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                told: socket.socket = key.fileobj  # type: ignore[assignment] # registered above as sockets
+                selector.unregister(told)
+                refused += not (what == "stream" and b"text/event-stream" in told.recv(1 << 16))
+        return refused + (len(selector.get_map()) if what == "stream" else 0)
 
 
 def _is_good(answer: bytes) -> bool:
