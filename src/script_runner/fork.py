@@ -69,7 +69,7 @@ def fork(run: Callable[[], int]) -> Child:
     gc.freeze()  # what is there stays: no sweep is to touch, and so to copy, what is shared
     pid = os.fork()
     if pid == 0:
-        _become(run, ours, childs)
+        _live(lambda: _as_child(run, ours, childs))
     childs.close()
     return Child(pid, ours)
 
@@ -83,7 +83,7 @@ def told_by_copy(find: Callable[[], Found]) -> Found:
     _flush()  # or both would write what waits
     pid = os.fork()
     if pid == 0:
-        _tell(find, its)
+        _live(lambda: _tell(find, ours, its))
     os.close(its)
     with os.fdopen(ours, "rb") as line:
         said = line.read()
@@ -95,19 +95,41 @@ def told_by_copy(find: Callable[[], Found]) -> Found:
     return found  # type: ignore[no-any-return]
 
 
-def _tell(find: Callable[[], object], line: int) -> NoReturn:
+def be_called(name: str) -> None:
+    """Let this process be listed under a name, of which the kernel keeps 15 bytes (proc(5), comm); Linux only."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+
+
+def _live(life: Callable[[], int]) -> NoReturn:
+    """Do this and nothing else: whatever it raises must not end up in what the parent was about."""
     code = 1
     try:
-        with os.fdopen(line, "wb") as file:
-            pickle.dump(_came_of(find), file)
-        code = 0
-    except (KeyboardInterrupt, BrokenPipeError):  # the one that waits was interrupted as well, or has ended
-        pass
-    except BaseException:  # noqa: BLE001 - it must not end up in what the parent was about
+        code = life()
+    except BaseException:  # noqa: BLE001 - as above
         sys.excepthook(*sys.exc_info())
     finally:
         _flush()
         os._exit(code)
+
+
+def _as_child(run: Callable[[], int], parents: socket.socket, own: socket.socket) -> int:
+    parents.close()
+    if own.fileno() != INPUT:  # as it is where the parent was started without an input
+        os.dup2(own.fileno(), INPUT)
+        own.close()
+    os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which stops its child in order
+    return run()
+
+
+def _tell(find: Callable[[], object], parents: int, own: int) -> int:
+    os.close(parents)  # or what is told to nobody would wait for ourselves to read it
+    try:
+        with os.fdopen(own, "wb") as line:
+            pickle.dump(_came_of(find), line)
+    except (KeyboardInterrupt, BrokenPipeError):  # the one that waits was interrupted as well, or has ended
+        return 1
+    return 0
 
 
 def _came_of(find: Callable[[], object]) -> tuple[object, Exception | None]:
@@ -116,29 +138,6 @@ def _came_of(find: Callable[[], object]) -> tuple[object, Exception | None]:
         return find(), None
     except Exception as error:  # noqa: BLE001 - it is raised where it is told
         return None, error
-
-
-def be_called(name: str) -> None:
-    """Let this process be listed under a name, of which the kernel keeps 15 bytes (proc(5), comm); Linux only."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(name)
-
-
-def _become(run: Callable[[], int], parents: socket.socket, own: socket.socket) -> NoReturn:
-    """Do this and nothing else: whatever it raises must not end up in what the parent was about."""
-    code = 1
-    try:
-        parents.close()
-        if own.fileno() != INPUT:  # as it is where the parent was started without an input
-            os.dup2(own.fileno(), INPUT)
-            own.close()
-        os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which stops its child in order
-        code = run()
-    except BaseException:  # noqa: BLE001 - as above
-        sys.excepthook(*sys.exc_info())
-    finally:
-        _flush()
-        os._exit(code)
 
 
 def _flush() -> None:
