@@ -16,12 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 from benchmarks import capacity, costs, ledger, peers, system
-from benchmarks.cases import MEASURES, OURS, QUICK, Bench, Sizes
+from benchmarks.cases import MEASURES, OURS, QUICK, ROOT, Bench, Sizes
 from benchmarks.figures import Figure, bars, document, published, table
 from benchmarks.material import prepare
 
 INTERRUPTED = 130
-ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / "docs" / "performance.md"
 PEERS = tuple(peers.STARTS)
 

@@ -43,8 +43,7 @@ def _namespace(text: str) -> str:
 
 
 Address = Annotated[str, Checked(_address)]
-Seconds = Annotated[float, Limits(ge=0)]
-Hour = Annotated[float, Limits(ge=0, le=3_600)]
+Pause = Annotated[float, Limits(ge=0)]
 
 
 def _set_by(*variables: str, default: Any = None, is_secret: bool = False) -> Any:
@@ -72,20 +71,22 @@ class Settings(Shape):
     rundir: str = _set_by("SCRIPT_RUNNER_RUNDIR", default=DEFAULT_RUNDIR)
     concurrency: Annotated[int, Limits(ge=1, le=1_000)] | None = _set_by("SCRIPT_RUNNER_CONCURRENCY")
     lease_seconds: Annotated[float, Limits(ge=1, le=3_600)] = _set_by("SCRIPT_RUNNER_LEASE_SECONDS", default=10.0)
-    drain_timeout: Seconds = _set_by("SCRIPT_RUNNER_DRAIN_TIMEOUT", default=30.0)
-    linger_seconds: Seconds = _set_by("SCRIPT_RUNNER_LINGER_SECONDS", default=5.0)
+    drain_timeout: Pause = _set_by("SCRIPT_RUNNER_DRAIN_TIMEOUT", default=30.0)
+    linger_seconds: Pause = _set_by("SCRIPT_RUNNER_LINGER_SECONDS", default=5.0)
     redis_replicas: Annotated[int, Limits(ge=0, le=100)] = _set_by("SCRIPT_RUNNER_REDIS_REPLICAS", default=0)
     ecs_agent: str | None = _set_by("ECS_AGENT_URI")
     ecs_protection_minutes: Annotated[int, Limits(ge=0, le=2_880)] = _set_by(
         "SCRIPT_RUNNER_ECS_PROTECTION_MINUTES", default=60
     )
     max_body_bytes: Annotated[int, Limits(ge=0)] = _set_by("SCRIPT_RUNNER_MAX_BODY_BYTES", default=1 << 20)
-    max_wait_seconds: Hour = _set_by("SCRIPT_RUNNER_MAX_WAIT_SECONDS", default=60.0)
+    max_wait_seconds: Annotated[float, Limits(ge=0, le=3_600)] = _set_by(
+        "SCRIPT_RUNNER_MAX_WAIT_SECONDS", default=60.0
+    )
     redirect_downloads: bool = _set_by("SCRIPT_RUNNER_REDIRECT_DOWNLOADS", default=False)
     cors_origins: str = _set_by("SCRIPT_RUNNER_CORS_ORIGINS", default="*")
     log_level: Literal["debug", "info", "warning", "error"] = _set_by("SCRIPT_RUNNER_LOG_LEVEL", default="info")
     log_format: Literal["text", "json"] = _set_by("SCRIPT_RUNNER_LOG_FORMAT", default="text")
-    report_seconds: Seconds = _set_by("SCRIPT_RUNNER_REPORT_SECONDS", default=0.0)
+    report_seconds: Pause = _set_by("SCRIPT_RUNNER_REPORT_SECONDS", default=0.0)
     metrics: Address | None = _set_by("SCRIPT_RUNNER_METRICS")
     server_version: str | None = _set_by("SERVER_VERSION")
 

@@ -372,7 +372,7 @@ class Worker:
         if self._carriers:
             seconds, count = self._terms.drain_seconds, len(self._carriers)
             _log.info("waiting up to %g s for %d running script(s)", seconds, count)
-            done = asyncio.wait(self._carriers, timeout=self._terms.drain_seconds)
+            done = asyncio.wait(self._carriers, timeout=seconds)
             await first_of(done, hurry.wait())
         for running in self._running.values():
             _stop(running, Stop.DRAINED)

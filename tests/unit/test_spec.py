@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from script_runner.spec import Glob, JsonPath, Name, Part, PathInput, PathRegex, Spec, Template
+from script_runner.shape import adapter
+from script_runner.spec import BodyInput, Glob, JsonPath, Name, Part, PathInput, PathRegex, Spec, Template
 from script_runner.task import State
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
@@ -348,6 +349,13 @@ def test_order_of_inputs() -> None:
     names = [found.env_var_name for found in Spec.read({"command": ["x"], "inputs": wanted}).inputs.all]
 
     assert names == ["A", "B", "C"]
+
+
+def test_patterns_are_written_as_they_came() -> None:
+    """What was parsed is written again as the text it was."""
+    body = BodyInput.read({"env_var_name": "A", "body_jsonpath": "$.a"})
+
+    assert adapter(BodyInput).dump_python(body, mode="json")["body_jsonpath"] == "$.a"
 
 
 def test_another_process_reads_the_same() -> None:

@@ -179,7 +179,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _refuse(self, error: Error) -> None:
         """Answer the request that comes now with this error, in its turn; it is the last of its connection."""
         self._stop_clock()
-        is_in_body = self.cycle is not None and not self._is_in_head
+        is_in_body = not self._is_in_head
         if is_in_body and self.pipeline:
             self.pipeline.popleft()  # it waits there itself
             self._refusal = error
