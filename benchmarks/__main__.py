@@ -7,7 +7,8 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,8 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 from benchmarks import capacity, costs, ledger, peers, system
-from benchmarks.cases import MEASURES, OURS, QUICK, ROOT, Bench, Sizes
+from benchmarks.cases import MEASURES, QUICK, ROOT, Bench, Sizes
 from benchmarks.figures import Figure, bars, document, published, table
+from benchmarks.grown import beside_empty, grown
 from benchmarks.material import prepare
 
 INTERRUPTED = 130
@@ -41,6 +43,10 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--peers", nargs="*", choices=PEERS, default=PEERS, help="measure beside these; none if none is named"
     )
+    parser.add_argument(
+        "--grown", action="store_true",
+        help="beside ours alone: all again with a full store, 1,000,000 finished tasks and 100,000 that wait",
+    )  # fmt: skip
     parser.add_argument("--publish", action="store_true", help="write the tables into docs/performance.md as well")
     parser.add_argument("--check", action="store_true", help="only compare the counted costs with the kept ones")
     parser.add_argument("--keep", action="store_true", help="only count the costs, and keep them for --check")
@@ -73,6 +79,8 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     sized.add_argument("--json", metavar="FILE", type=Path, help="write the figures to this file")
     sized.set_defaults(publish=False)
     found = parser.parse_args(arguments)
+    if not found.case and found.grown and (found.publish or found.system == "both"):
+        parser.error("--grown measures one system, up or separate, and is not published")
     found.sizes = QUICK if found.quick else Sizes()
     if found.rounds:
         found.sizes = replace(found.sizes, rounds=found.rounds, large_rounds=found.rounds)
@@ -126,19 +134,49 @@ def _measured(asked: argparse.Namespace) -> Iterator[Figure]:
     if asked.case == "ledger":
         yield from ledger.figures(tasks=asked.tasks, queued=asked.queued, rounds=asked.rounds, say=_say)
         return
-    own_python = peers.own_python(_say)
-    starts = {**_ours(asked.system, own_python), **peers.installed(_say, asked.peers)}
+    ours = _ours(asked.system, peers.own_python(_say))
+    if asked.grown:
+        yield from _grown(asked, ours)
+    else:
+        with _bench(asked.sizes, ours, peers.installed(_say, asked.peers)) as bench:
+            for measure in _measures(asked):
+                yield from getattr(bench, measure)()
+
+
+def _grown(asked: argparse.Namespace, ours: Mapping[str, system.OwnStart]) -> Iterator[Figure]:
+    """One of ours with a full store, beside itself."""
+    if not ours:
+        raise SystemExit("--grown --system separate needs a redis-server on PATH")
+    sizes: Sizes = asked.sizes
+    [(name, start)] = ours.items()
+    full = f"{name}, full"
+    title = f"{name}, {sizes.finished:,} finished, {sizes.queued:,} queued"
+    with (
+        grown(name, start, finished=sizes.finished, queued=sizes.queued, say=_say) as full_start,
+        _bench(sizes, {full: full_start, name: start}, {}) as bench,
+    ):
+        for measure in _measures(asked):
+            yield from beside_empty(getattr(bench, measure)(), full=full, empty=name, system=title)
+
+
+@contextmanager
+def _bench(
+    sizes: Sizes, ours: Mapping[str, system.OwnStart], others: Mapping[str, system.Start]
+) -> Iterator[Bench]:
     with TemporaryDirectory(prefix="script-runner-material-") as folder:
         _say("preparing the table, the file and the script")
-        sizes: Sizes = asked.sizes
         material = prepare(Path(folder), rows=sizes.rows, file_bytes=sizes.file_bytes)
-        bench = Bench(material, sizes, starts, _say, peers.python_of("floors", _say), own_python)
-        for measure in (name for name in MEASURES if name in asked.only):
-            yield from getattr(bench, measure)()
+        yield Bench(material, sizes, ours, others, _say, peers.python_of("floors", _say), peers.own_python(_say))
 
 
-def _ours(asked: str, python: str) -> dict[str, system.Start]:
-    found: dict[str, system.Start] = {name: partial(start, python=python) for name, start in OURS.items()}
+def _measures(asked: argparse.Namespace) -> list[str]:
+    return [name for name in MEASURES if name in asked.only]
+
+
+def _ours(asked: str, python: str) -> dict[str, system.OwnStart]:
+    found: dict[str, system.OwnStart] = {
+        name: partial(start, python=python) for name, start in system.STARTS.items()
+    }
     if asked == "up":
         found.pop("serve+worker")
     elif asked == "separate":

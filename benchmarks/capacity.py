@@ -14,7 +14,7 @@ from typing import Any, Final
 import redis
 
 from benchmarks.figures import Figure
-from benchmarks.ledger import PREFIX, Say
+from benchmarks.filling import PREFIX, Say
 from benchmarks.system import HOST, System, joined, server_alone
 from benchmarks.wire import closed_loop, is_http_answer
 

@@ -17,15 +17,17 @@ from benchmarks import peers, system
 from benchmarks.costs import IMPORTS
 from benchmarks.figures import Aim, Figure
 from benchmarks.material import Material, use_memory, write_file, write_table
-from benchmarks.system import HOST, Start, System, cores, free_port, running, until
-from benchmarks.wire import Api, Dialect
+from benchmarks.system import HOST, OwnStart, Start, System, cores, free_port, running, until
+from benchmarks.wire import PAUSE_SECONDS, Api, Dialect
 
 ROOT = Path(__file__).parent.parent
 WARMING_TASKS = 20
-OURS = {"up": system.embedded, "serve+worker": system.separate}
 ORIGINAL = "original"
 WITH_DOCUMENTS = (ORIGINAL, "celery+flask", "fastapi")
 """The peers that keep results; webhook only answers, and the bare queue knows no more than the end."""
+
+PAUSE_MS = round(PAUSE_SECONDS * 1000)
+"""Before each spawn that a task of an idle system is held against, as before each of those."""
 
 QUIET_SECONDS = 5.0
 """How long the CPU time of an idle system is counted."""
@@ -56,28 +58,36 @@ class Sizes:
     polls: int = 2_000
     streams: int = 1_000
     silent: int = 1_000
+    finished: int = 1_000_000
+    queued: int = 100_000
 
 
 QUICK = Sizes(
     rounds=2, large_rounds=1, tasks=100, many_tasks=300, idle_tasks=20, seconds=1, rows=20_000, few_rows=5_000,
     many_rows=50_000, file_bytes=2_000_000, large_file_bytes=10_000_000, spare_bytes=10_000_000, polls=50,
-    streams=50, silent=100,
+    streams=50, silent=100, finished=2_000, queued=200,
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all measures need. ``starts`` are ours and the peers, by name."""
+    """What all measures need. ``ours`` and ``peers`` are the systems under measure, by name."""
 
     material: Material
     sizes: Sizes
-    starts: Mapping[str, Start]
+    ours: Mapping[str, OwnStart]
+    peers: Mapping[str, Start]
     say: Callable[[str], None]
     floors_python: str | None = None
     """Of the environment that has what the floors need; None if it cannot be installed."""
 
     own_python: str = sys.executable
     """Of the environment that has this package."""
+
+    @property
+    def starts(self) -> dict[str, Start]:
+        """All systems, ours first."""
+        return {**self.ours, **self.peers}
 
     # Each of these is a word of --only
 
@@ -123,7 +133,7 @@ class Bench:
                 }
                 for one in names:
                     self._load(systems[one], "latency", tasks=WARMING_TASKS)
-                spawn = partial(self._spawned, at_once=1, count=count)
+                spawn = partial(self._spawned, at_once=1, count=count, pause_ms=PAUSE_MS)
                 if not all(self._load(systems[name], "latency", tasks=2, mode=mode) for name in names):
                     self.say(f"the server knows no {title}: left out")
                     continue
@@ -176,7 +186,7 @@ class Bench:
     def many(self) -> Iterator[Figure]:
         """20,000 trivial tasks, one round: a queue that is long."""
         count = self.sizes.many_tasks
-        names = [name for name in self.starts if name in (*OURS, ORIGINAL)]
+        names = self._ours_and(ORIGINAL)
         with self._all_started(self.material.trivial, names) as systems:
             load = partial(self._load, tasks=count, connections=self.sizes.connections)
             sides: Sides = {name: partial(load, one, "burst") for name, one in systems.items()}
@@ -188,8 +198,7 @@ class Bench:
         """The same with workers that run 8 and 64 at once."""
         count = self.sizes.tasks
         for at_once in (8, 64):
-            ours = {name: partial(OURS[name], python=self.own_python) for name in self._ours(self.starts)}
-            starts = {name: partial(start, concurrency=at_once) for name, start in ours.items()}
+            starts = {name: partial(start, concurrency=at_once) for name, start in self.ours.items()}
             with self._started(starts, self.material.trivial) as systems:
                 load = partial(self._load, tasks=count, connections=self.sizes.connections)
                 sides: Sides = {name: partial(load, one, "burst") for name, one in systems.items()}
@@ -201,7 +210,7 @@ class Bench:
 
     def poll(self) -> Iterator[Figure]:
         """The document of a task that runs, and of one that has ended, asked for by 32 callers."""
-        names = [name for name in self.starts if name in (*OURS, *WITH_DOCUMENTS)]
+        names = self._ours_and(*WITH_DOCUMENTS)
         with self._all_started(self.material.trivial, names) as systems, self._hello() as hello:
             load = partial(self._load, seconds=self.sizes.seconds, connections=self.sizes.connections)
             sides: Sides = {name: partial(load, one, "poll") for name, one in systems.items()}
@@ -219,7 +228,7 @@ class Bench:
         """A large table, from POST until all its rows are here; then again; then by many at once."""
         title = f"{self.sizes.rows:,} rows"
         table = str(self.material.table)
-        names = [name for name in self.starts if name in (*OURS, *WITH_DOCUMENTS)]
+        names = self._ours_and(*WITH_DOCUMENTS)
         with self._all_started(self.material.rows, names) as systems:
             sides: Sides = {
                 name: partial(self._fetch_and_peaks, one, _forget_peaks(one)) for name, one in systems.items()
@@ -238,7 +247,7 @@ class Bench:
                 found, f"{title}, {first}", "ms", "later_first_byte_ms", aim=Aim("at most", 20)
             )
             for clients in (4, 16):
-                readers = [name for name in systems if clients == 4 or name in OURS]
+                readers = [name for name in systems if clients == 4 or name in self.ours]
                 health = {name: partial(self._load, systems[name], "read", clients=clients) for name in readers}
                 read = self._rounds(f"/health while {clients} read", health, count=1)
                 limit = Aim("under", 50) if clients == 16 else None
@@ -252,7 +261,7 @@ class Bench:
         for count in (self.sizes.few_rows, self.sizes.many_rows):
             table = self.material.folder / f"rows-{count}.csv"
             write_table(table, count)
-            names = self._ours(self.starts)
+            names = list(self.ours)
             with self._all_started(self.material.rows_of(table), names) as systems:
                 sides: Sides = {
                     name: partial(self._fetch_and_peaks, one, _forget_peaks(one)) for name, one in systems.items()
@@ -273,7 +282,7 @@ class Bench:
         """A large file, from POST until all its base64 is here; and the file as it is."""
         file, size = str(self.material.file), self.sizes.file_bytes
         title = f"{size / 1e6:g} MB file"
-        names = [name for name in self.starts if name in (*OURS, *WITH_DOCUMENTS)]
+        names = self._ours_and(*WITH_DOCUMENTS)
         with self._all_started(self.material.attachment, names) as systems, self._hello() as hello:
             sides: Sides = {
                 name: partial(self._fetch_and_peaks, one, _forget_peaks(one)) for name, one in systems.items()
@@ -297,7 +306,7 @@ class Bench:
         file = self.material.folder / "large.bin"
         write_file(file, self.sizes.large_file_bytes)
         title = f"{self.sizes.large_file_bytes / 1e6:,g} MB file"
-        names = self._ours(self.starts)
+        names = list(self.ours)
         with self._all_started(self.material.attachment_of(file), names) as systems:
             sides: Sides = {
                 name: partial(self._fetch_and_peaks, one, _forget_peaks(one)) for name, one in systems.items()
@@ -308,7 +317,7 @@ class Bench:
 
     def streams(self) -> Iterator[Figure]:
         """What many callers cost who wait while nothing happens: long-polls, and then event streams as well."""
-        with self._all_started(self.material.trivial, self._ours(self.starts)) as systems:
+        with self._all_started(self.material.trivial, list(self.ours)) as systems:
             for name, one in systems.items():
                 self._load(one, "latency", tasks=WARMING_TASKS)
                 self.say(f"{name}: {self.sizes.polls:,} long-polls and {self.sizes.streams:,} event streams")
@@ -330,7 +339,7 @@ class Bench:
     def silent(self) -> Iterator[Figure]:
         """What others feel of many connections that say nothing."""
         count = self.sizes.idle_tasks
-        with self._all_started(self.material.trivial, self._ours(self.starts)) as systems:
+        with self._all_started(self.material.trivial, list(self.ours)) as systems:
             for name, one in systems.items():
                 load = partial(self._load, one, "latency", tasks=count, mode="poll")
                 load()
@@ -358,7 +367,7 @@ class Bench:
                 try:
                     found = sides[name]()
                 except SystemExit as error:
-                    if name in OURS or name not in self.starts:
+                    if name not in self.peers:
                         raise
                     self.say(f"{title}: {name} is left out: {error}")
                     names.remove(name)
@@ -417,8 +426,9 @@ class Bench:
     def _floor(self, floor: str, subject: str, *, python: str = sys.executable, **options: int) -> Values:
         return _said("floors", floor, subject, python=python, **options)
 
-    def _spawned(self, *, at_once: int, count: int) -> Values:
-        found = self._floor("spawn", self.material.program, count=count, at_once=at_once)
+    def _spawned(self, *, at_once: int, count: int, pause_ms: int = 0) -> Values:
+        program = self.material.program
+        found = self._floor("spawn", program, count=count, at_once=at_once, pause_ms=pause_ms)
         return {**found, "tasks_per_second": found["per_second"]}
 
     def _spawn_floors(self, *, at_once: int, count: int) -> Sides:
@@ -492,7 +502,7 @@ class Bench:
                 try:
                     systems[name] = stack.enter_context(start(config, Path(folder)))
                 except SystemExit as error:
-                    if name in OURS:
+                    if name in self.ours:
                         raise
                     self.say(f"{name} is left out: {error}")
             yield systems
@@ -508,7 +518,10 @@ class Bench:
     # Figures
 
     def _ours(self, found: Mapping[str, Any]) -> list[str]:
-        return [name for name in found if name in OURS]
+        return [name for name in found if name in self.ours]
+
+    def _ours_and(self, *peers: str) -> list[str]:
+        return [name for name in self.starts if name in (*self.ours, *peers)]
 
     def _compared(
         self,
@@ -527,7 +540,7 @@ class Bench:
                 continue
             if aim:
                 yield Figure(name, title, unit, ours, aim=aim)
-            others = [other for other in found if other not in OURS and key in found[other]]
+            others = [other for other in found if other not in self.ours and key in found[other]]
             for other in others:
                 yield Figure(name, title, unit, ours, other, found[other][key], (bars or {}).get(other))
             if not others and not aim:

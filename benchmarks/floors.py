@@ -27,8 +27,11 @@ PIECE_BYTES = 3 << 18
 BATCH = 2_000
 
 
-def spawn(program: str, *, count: int, at_once: int) -> dict[str, float]:
-    """Start a program over and over with posix_spawn(3), so many at once, and wait for each."""
+def spawn(program: str, *, count: int, at_once: int, pause_seconds: float = 0.0) -> dict[str, float]:
+    """Start a program over and over with posix_spawn(3), so many at once, and wait for each.
+
+    A pause before each lets it meet an idle machine, whose caches others have used meanwhile.
+    """
     arguments = [program, "0"]  # seconds that it sleeps
     spawned_at: dict[int, float] = {}
     milliseconds = []
@@ -40,6 +43,8 @@ def spawn(program: str, *, count: int, at_once: int) -> dict[str, float]:
                 raise SystemExit(f"{program} ended with status {status}")
             milliseconds.append((time.perf_counter() - spawned_at.pop(pid)) * 1000)
         if number < count:
+            if pause_seconds:
+                time.sleep(pause_seconds)
             before = time.perf_counter()
             spawned_at[os.posix_spawn(program, arguments, os.environ)] = before
     seconds = time.perf_counter() - started
@@ -179,10 +184,14 @@ def main() -> None:
     parser.add_argument("subject", help="a program, the address of a store, or a file")
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--pause-ms", type=int, default=0)
     options = parser.parse_args()
     match options.floor:
         case "spawn":
-            found = spawn(options.subject, count=options.count, at_once=options.at_once)
+            pause_seconds = options.pause_ms / 1000
+            found = spawn(
+                options.subject, count=options.count, at_once=options.at_once, pause_seconds=pause_seconds
+            )
         case "xadd":
             found = xadd(options.subject, count=options.count, connections=options.at_once)
         case "csv":

@@ -7,32 +7,41 @@ import random
 import signal
 import socket
 import time
-import uuid
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import redis
-import redis.exceptions
 from msgspec.structs import replace
 
 from benchmarks.figures import Aim, Figure
+from benchmarks.filling import (
+    LEASE_SECONDS,
+    NAMESPACE,
+    PATIENCE_SECONDS,
+    PREFIX,
+    RARE_OF_MANY,
+    Pipelined,
+    Say,
+    fill,
+    outcome,
+    plans,
+    queue,
+    require,
+    until_the_log_is_written,
+)
 from benchmarks.system import HOST, System, server_alone
 from benchmarks.wire import closed_loop, is_http_answer
 from script_runner.adapters.redis import RedisLease, RedisTasks
 from script_runner.adapters.store import FileArtifacts
-from script_runner.config import read_settings
-from script_runner.errors import Error
-from script_runner.ports import ANONYMOUS
 from script_runner.service import tend
 from script_runner.spec import LEAST_PRIORITY
-from script_runner.task import Artifact, Outcome, State, Task
+from script_runner.task import State
 
 TASKS = 1_000_000
 ROUNDS = 5
@@ -53,28 +62,13 @@ DUE = 100
 AIM = Aim("under", 1.5, of="ratio")
 AIM_OF_POLLS = Aim("at most", 1.1, of="ratio")
 
-OWNERS = 20
-"""Others than the caller; one task in five is theirs."""
-
-RARE = (State.FAILED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.LOST)
 RARE_OF_FEW = 2
-RARE_OF_MANY = 500
-"""One task in so many did not succeed; where there are few, those that failed fill a page all the same."""
+"""One task in so many did not succeed: where there are few, those that failed fill a page all the same."""
 
 BEYOND_ALL = dict.fromkeys((state for state in State if state.is_final), 1_000_000_000)
 """A retention by count that lets nothing go."""
 
-NAMESPACE = read_settings({}).namespace
-PREFIX = f"{{{NAMESPACE}}}:1:"
 WORKER = "worker"
-FILLERS = ("filler-1", "filler-2")
-BATCH = 500
-ATTEMPTS = 30
-TELL_EVERY = 50_000
-LEASE_SECONDS = 60.0
-PATIENCE_SECONDS = 60.0
-
-Say = Callable[[str], None]
 
 
 def figures(*, tasks: int, queued: int, rounds: int, say: Say) -> list[Figure]:
@@ -191,7 +185,7 @@ class Ledger:
         """Let so many tasks live and end; the bytes of memory that Redis took for each."""
         before = self.used_memory()
         ids = await fill(self.pipelined, self.lease, plans(count, rare=rare), say=say)
-        await self._until_the_log_is_written()
+        await until_the_log_is_written(self.outside)
         ids += self.finished
         self.finished = deque(random.sample(ids, min(len(ids), 2 * ALMOST_EMPTY)))
         return (self.used_memory() - before) / count
@@ -199,8 +193,7 @@ class Ledger:
     async def let_wait(self, count: int) -> None:
         """Queue so many tasks behind all others."""
         new = (replace(task, priority=LEAST_PRIORITY) for task in plans(count, rare=count + 1))
-        while batch := list(islice(new, BATCH)):
-            await asyncio.gather(*(self.pipelined.add(task) for task in batch))
+        await queue(self.pipelined, new)
 
     async def prepare(self) -> None:
         """Let some tasks wait, and find the page in the middle."""
@@ -256,7 +249,7 @@ class Ledger:
         [task] = await self.tasks.claim(WORKER, limit=1, wait_seconds=0)
         is_taken = await self.tasks.finish(task, outcome(State.SUCCEEDED))
         milliseconds = _since(started)
-        _require(is_taken, "the ledger refused an outcome")
+        require(is_taken, "the ledger refused an outcome")
         self.waiting.remove(task.id)
         self.finished.append(task.id)
         return milliseconds
@@ -272,7 +265,7 @@ class Ledger:
         started = time.perf_counter()
         ids = await self.tasks.expired(limit=DUE, counts={State.SUCCEEDED: count - DUE})
         milliseconds = _since(started)
-        _require(len(ids) == DUE, "the tasks beyond a count were not found")
+        require(len(ids) == DUE, "the tasks beyond a count were not found")
         return milliseconds
 
     async def tend_due(self) -> float:
@@ -285,7 +278,7 @@ class Ledger:
             await tend(self.tasks, self.site.artifacts, BEYOND_ALL)
             milliseconds = _since(started)
             gone = count - self.outside.zcard(f"{PREFIX}finished")
-        _require(gone == DUE, f"{gone} tasks went where {DUE} were due")
+        require(gone == DUE, f"{gone} tasks went where {DUE} were due")
         return milliseconds
 
     async def _let_some_be_due(self) -> None:
@@ -295,14 +288,14 @@ class Ledger:
 
     def _page(self, query: str) -> float:
         milliseconds, body = self._ask("GET", f"/task?limit={PAGE}{query}")
-        _require(body.count(b'"id":') == PAGE, f"a page with {query!r} was not full")
+        require(body.count(b'"id":') == PAGE, f"a page with {query!r} was not full")
         return milliseconds
 
     def _ask(self, method: str, path: str, *, status: int = 200) -> tuple[float, bytes]:
         length = "Content-Length: 0\r\n" if method == "POST" else ""
         request = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n{length}\r\n".encode()
         [milliseconds], [answer] = closed_loop([self.connection], [request], is_whole=is_http_answer)
-        _require(answer.startswith(b"HTTP/1.1 %d " % status), f"{method} {path}: {answer[:300]!r}")
+        require(answer.startswith(b"HTTP/1.1 %d " % status), f"{method} {path}: {answer[:300]!r}")
         return milliseconds, answer.partition(b"\r\n\r\n")[2]
 
     @contextmanager
@@ -313,16 +306,6 @@ class Ledger:
             yield
         finally:
             os.kill(server, signal.SIGCONT)
-
-    async def _until_the_log_is_written(self) -> None:
-        """Redis writes its append-only file anew as it grows; what is measured is not to meet that."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            info = self.outside.info("persistence")
-            if not (info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]):
-                return
-            _require(time.monotonic() < deadline, "Redis does not come to rest")
-            await asyncio.sleep(0.2)
 
 
 Call = Callable[[Ledger], Awaitable[float]]
@@ -359,139 +342,8 @@ async def _opened(site: Site) -> AsyncIterator[Ledger]:
         await tasks.close()
 
 
-# Filling
-
-
-_Asked = tuple[str, Sequence[Any], "asyncio.Future[Any]"]
-"""A script, its arguments, and where its answer goes."""
-
-
-class Pipelined(RedisTasks):
-    """The adapter itself, but that calls made at once travel together: several times as many in a second."""
-
-    def __init__(self, url: str, namespace: str) -> None:
-        super().__init__(url, namespace)
-        self._calls: list[_Asked] = []
-        self._senders: set[asyncio.Task[None]] = set()
-
-    async def _run(self, script: str, *arguments: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        if not self._calls:
-            loop.call_soon(self._send_soon)
-        answer = loop.create_future()
-        self._calls.append((script, arguments, answer))
-        return await answer
-
-    def _send_soon(self) -> None:
-        calls, self._calls = self._calls, []
-        sender = asyncio.create_task(self._send(calls))
-        self._senders.add(sender)
-        sender.add_done_callback(self._senders.discard)
-
-    async def _send(self, calls: Sequence[_Asked]) -> None:
-        try:
-            found = await self._sent(calls)
-        except Exception as error:  # noqa: BLE001 - each caller is to have it
-            found = [error] * len(calls)
-        for (_, _, answer), value in zip(calls, found, strict=True):
-            if answer.done():
-                continue
-            if isinstance(value, Exception):
-                answer.set_exception(value)
-            else:
-                answer.set_result(value)
-
-    async def _sent(self, calls: Sequence[_Asked]) -> list[Any]:
-        """The answers. All these scripts may be asked again when an answer was late or lost."""
-        for attempt in range(1, ATTEMPTS + 1):
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for script, arguments, _ in calls:
-                    await self._scripts[script](
-                        keys=[self._prefix], args=[self._format, *arguments], client=pipeline
-                    )
-                try:
-                    return list(await pipeline.execute())
-                except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
-                    if attempt == ATTEMPTS:
-                        raise
-            await asyncio.sleep(1)
-        raise AssertionError
-
-
-def plans(count: int, *, rare: int) -> Iterator[Task]:
-    """New tasks of several owners that say how they will end; one in ``rare`` will not succeed."""
-    for number in range(count):
-        owner = f"owner-{number // 5 % OWNERS}" if number % 5 == 4 else ANONYMOUS.owner
-        state = State.SUCCEEDED if number % rare else RARE[number // rare % len(RARE)]
-        arguments = {"SAMPLE": f"S{number:07}", "ENDS": state.value}
-        yield Task(id=str(uuid.uuid4()), owner=owner, arguments=arguments)
-
-
-def outcome(state: State) -> Outcome:
-    """How a run ended that said a line."""
-    log = Artifact("stdout", 12, "text/plain; charset=utf-8", uuid.uuid4().hex * 2, f"{uuid.uuid4()}/1/stdout")
-    if state is State.SUCCEEDED:
-        return Outcome(state, exit_code=0, logs=(log,))
-    return Outcome(state, exit_code=1, error="The script ended with exit code 1.", logs=(log,))
-
-
-async def fill(tasks: RedisTasks, lease: RedisLease, new: Iterator[Task], *, say: Say) -> list[str]:
-    """Add, claim and finish all these tasks; the ids of those of the caller that succeeded."""
-    ids: list[str] = []
-    started, told, done = time.monotonic(), 0, 0
-
-    async def filler(worker: str) -> None:
-        nonlocal told, done
-        while batch := list(islice(new, BATCH)):
-            await _renewed(lease, worker)
-            ended = await _lived(tasks, worker, batch)
-            ids.extend(
-                task.id for task in ended if task.owner == ANONYMOUS.owner and _ending(task) is State.SUCCEEDED
-            )
-            done += len(batch)
-            if done - told >= TELL_EVERY:
-                told = done
-                say(f"{done:,} tasks, {done / (time.monotonic() - started):,.0f}/s")
-
-    await asyncio.gather(*(filler(worker) for worker in FILLERS))
-    return ids
-
-
-async def _lived(tasks: RedisTasks, worker: str, batch: Sequence[Task]) -> list[Task]:
-    """As many tasks as these, from being added to their end; among fillers any may end what one has added."""
-    await asyncio.gather(*(tasks.add(task) for task in batch))
-    claimed: list[Task] = []
-    while len(claimed) < len(batch):
-        claimed += await tasks.claim(worker, limit=len(batch) - len(claimed), wait_seconds=1)
-    are_taken = await asyncio.gather(*(tasks.finish(task, outcome(_ending(task))) for task in claimed))
-    _require(all(are_taken), "the ledger refused an outcome")
-    return claimed
-
-
-def _ending(task: Task) -> State:
-    return State(str(task.arguments["ENDS"]))
-
-
-async def _renewed(lease: RedisLease, worker: str) -> None:
-    """A busy Redis may be late."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            lease.renew(worker, seconds=LEASE_SECONDS)
-        except Error:
-            if attempt == ATTEMPTS:
-                raise
-            await asyncio.sleep(1)
-        else:
-            return
-
-
 def _since(started: float) -> float:
     return (time.perf_counter() - started) * 1000
-
-
-def _require(is_so: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as an assertion
-    if not is_so:
-        raise SystemExit(f"the benchmark went wrong: {otherwise}")
 
 
 def _mute(_sentence: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from benchmarks.floors import status_mb
 from benchmarks.wire import Dialect
@@ -99,6 +99,14 @@ Start = Callable[[Path, Path], AbstractContextManager[System]]
 """Starts a system with a configuration, in a folder of its own."""
 
 
+class OwnStart(Protocol):
+    """Starts one of ours so, with a worker that runs so many scripts at once (None: one a core)."""
+
+    def __call__(
+        self, config: Path, folder: Path, /, *, concurrency: int | None = None
+    ) -> AbstractContextManager[System]: ...
+
+
 @contextmanager
 def embedded(
     config: Path, folder: Path, *, concurrency: int | None = None, python: str = sys.executable
@@ -126,6 +134,9 @@ def separate(
         joined(system, config, folder, concurrency=concurrency, python=python) as both,
     ):
         yield both
+
+
+STARTS = {"up": embedded, "serve+worker": separate}
 
 
 @contextmanager

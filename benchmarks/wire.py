@@ -260,10 +260,10 @@ class Api:
             held.append(self._connected())
             if what != "silent":
                 held[-1].sendall(request)
-        is_known = what == "silent" or self._is_held(held[0], what)
-        if is_known and (refused := _refused(held[1:], what)):
+        refused = _refused(held, what) if what != "silent" else 0
+        if 0 < refused < count:
             raise SystemExit(f"{refused:,} of {count:,} connections were not held")
-        print(json.dumps({"is_known": is_known}), flush=True)
+        print(json.dumps({"is_known": not refused}), flush=True)
         sys.stdin.read()
         if task_id:
             self._ask(self._request("POST", f"{self._dialect.document}{task_id}/cancel"))
@@ -285,15 +285,6 @@ class Api:
             self._end(_id(answer), pause_seconds=0.002)
 
     # What the server says
-
-    def _is_held(self, connection: socket.socket, what: str) -> bool:
-        """Whether the server holds a request rather than answering it at once."""
-        connection.settimeout(1.0)
-        try:
-            answer = connection.recv(1 << 16)
-        except TimeoutError:
-            return True
-        return what == "stream" and b"text/event-stream" in answer
 
     def _end(self, task_id: str, *, pause_seconds: float) -> bool:
         """Wait until a task has ended well; whether it had not yet at the first look."""

@@ -1,15 +1,19 @@
 """The benchmarks at their smallest: each measure runs beside the floors that need nothing installed."""
 
+import json
 import sys
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 import pytest
-from benchmarks import capacity, ledger, system
+import redis
+from benchmarks import capacity, filling, grown, ledger, system
 from benchmarks.cases import MEASURES, QUICK, Bench
 from benchmarks.material import prepare
+from benchmarks.wire import Api
 
 SIZES = replace(QUICK, rounds=1)
 
@@ -19,12 +23,32 @@ SIZES = replace(QUICK, rounds=1)
 def test_a_measure_measures_something(measure: str, tmp_path: Path):
     """A measure that broke is seen here, and not by who wants to know the figures of the day."""
     material = prepare(tmp_path, rows=SIZES.rows, file_bytes=SIZES.file_bytes)
-    starts = {"up": partial(system.embedded, python=sys.executable)}
+    ours: dict[str, system.OwnStart] = {"up": partial(system.embedded, python=sys.executable)}
 
-    figures = list(getattr(Bench(material, SIZES, starts, say=print), measure)())
+    figures = list(getattr(Bench(material, SIZES, ours, {}, say=print), measure)())
 
     assert {figure.system for figure in figures} <= {"up", "import"}
     assert any(median(figure.ours) > 0 for figure in figures)
+
+
+@pytest.mark.usefixtures("redis_binary_path")
+@pytest.mark.parametrize("name", system.STARTS)
+def test_a_system_with_a_full_store_starts_with_all_of_it(name: str, tmp_path: Path):
+    """What is measured with a full store has its tasks, each time it is started, and runs new ones."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"command": ["true"], "command_rundir": str(tmp_path)}))
+
+    with grown.grown(name, system.STARTS[name], finished=1_000, queued=100, say=print) as start:
+        for turn in ("first", "second"):
+            folder = tmp_path / turn
+            folder.mkdir()
+            with start(config, folder) as one, closing(Api(system.HOST, one.port)) as api:
+                api.end_of_one()
+                address, _, path = one.store.partition("unix:")
+                outside = redis.Redis.from_url(f"unix://{path}" if path else f"redis://{address}")
+                with closing(outside):
+                    counts = [outside.zcard(f"{filling.PREFIX}{word}") for word in ("finished", "queued")]
+            assert counts == [1_001, 100]
 
 
 @pytest.mark.usefixtures("redis_binary_path")

@@ -15,7 +15,9 @@ from benchmarks.__main__ import PUBLISHED, options
 from benchmarks.cases import MEASURES, QUICK, Bench, Sizes
 from benchmarks.costs import COMMANDS, KEPT, MODULES, Cost, compare, kept
 from benchmarks.figures import BEGIN, END, Aim, Figure, bars, document, published, table
-from benchmarks.ledger import PAGE, RARE_OF_FEW, Pipelined, fill, plans
+from benchmarks.filling import Pipelined, fill, plans
+from benchmarks.grown import beside_empty
+from benchmarks.ledger import PAGE, RARE_OF_FEW
 from benchmarks.wire import Api, Dialect, is_http_answer
 from tests.servers import RedisServer
 
@@ -83,6 +85,8 @@ def test_rounds_count_for_all_measures():
         ["--fast"],
         ["ledger", "--tasks", "0"],
         ["ledger", "--system", "up"],
+        ["--grown", "--system", "both"],
+        ["--grown", "--publish"],
     ],
 )
 def test_unknown_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]):
@@ -92,6 +96,21 @@ def test_unknown_words_are_refused(words: list[str], capsys: pytest.CaptureFixtu
 
     assert refused.value.code == 2
     assert "usage: python -m benchmarks" in capsys.readouterr().err
+
+
+def test_a_full_store_is_measured_beside_an_empty_one():
+    """Each figure of the full one is held against the same of the empty one, whatever else it was held against."""
+    figures = [
+        Figure("full", "polls/s", "/s", (80.0,), "original", (30.0,), Aim("at least", 3, of="ratio")),
+        Figure("full", "polls/s", "/s", (80.0,), "ASGI hello", (900.0,)),
+        Figure("up", "polls/s", "/s", (100.0,), "original", (30.0,)),
+        Figure("import", "import, cli", "s", (0.1,)),
+        Figure("full", "only here", "s", (1.0,)),
+    ]
+
+    [line] = [cells(figure) for figure in beside_empty(figures, full="full", empty="up", system="up, full")]
+    said = ["100 empty store", "", "0.80", "at least 0.9 x empty store: MISSED"]
+    assert line == ["up, full", "polls/s", "/s", "80.0", "", *said]
 
 
 @pytest.mark.parametrize("name", MEASURES)

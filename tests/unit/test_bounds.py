@@ -21,6 +21,7 @@ from script_runner.web.watched import CALLER_HAS_GONE, Watched
 pytestmark = pytest.mark.anyio
 
 HEAD = b"POST /read HTTP/1.1\r\nHost: x\r\n"
+LATER = b"POST /later HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nwhole"
 LONG_TURNS = 3
 """How many times the patience of the server has ended before the answer of ``/later`` comes."""
 
@@ -94,6 +95,11 @@ class Site:
             return await asyncio.wait_for(whole, 20)
         finally:
             writer.close()
+
+    def let_answer_come(self) -> None:
+        """Do not wait with a late answer until the server's patience has ended so often."""
+        for _ in range(LONG_TURNS):
+            self.turns.put_nowait(None)
 
     async def bring(self, writer: asyncio.StreamWriter, piece: bytes, end: "asyncio.Future[bytes]") -> None:
         """Send a packet, and return when it has been taken, or the connection was ended."""
@@ -191,8 +197,7 @@ async def test_a_body_that_nobody_waits_for_ends_the_connection(site: Site) -> N
 @pytest.mark.parametrize("half", [b"POST /re", HEAD + b"Content-Length: 100\r\n\r\n12345"])
 async def test_an_answer_that_takes_longer_is_not_cut(site: Site, half: bytes) -> None:
     """Half a request behind a whole one is refused when the whole one has had its answer."""
-    later = b"POST /later HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nwhole"
-    answer = await site.answers(half, behind=later)
+    answer = await site.answers(half, behind=LATER)
     first, _, second = answer.partition(b"HTTP/1.1 408 ")
 
     assert first.startswith(b"HTTP/1.1 200 OK")
@@ -219,8 +224,7 @@ async def test_each_request_has_all_the_time(site: Site, monkeypatch: pytest.Mon
         await site.is_begun.wait()
         writer.write(HEAD + b"Content-Length: 5\r\n\r\n12")
         await site.has_begun("another, when the first request has come whole")
-        for _ in range(LONG_TURNS):
-            site.turns.put_nowait(None)
+        site.let_answer_come()
         assert await asyncio.wait_for(reader.readline(), 20) == b"HTTP/1.1 200 OK\r\n"
         await site.has_begun("the time of the other, when the first is answered")
         assert site.starts.empty()
@@ -234,7 +238,6 @@ CLOSE = b"Connection: close\r\n"
 WHOLE = HEAD + b"Content-Length: 3\r\n\r\n123"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n2;x=y\r\n45\r\n0\r\nX-Trailer: 1\r\n\r\n"
 LAST = b"GET /read HTTP/1.1\r\nHost: x\r\n" + CLOSE + b"\r\n"
-BEHIND = b"POST /later HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nwhole"
 
 
 def statuses(answers: bytes) -> list[bytes]:
@@ -297,11 +300,10 @@ async def test_empty_lines_hold_no_connection_open(site: Site) -> None:
 
 
 @pytest.mark.parametrize("wrong", [b"BAD\0\r\n\r\n", HEAD + b"X: " + b"x" * bounds.MAX_HEAD_BYTES + b"\r\n\r\n"])
-@pytest.mark.parametrize("first", [BEHIND, b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize("first", [LATER, b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"])
 async def test_a_refusal_waits_for_its_turn(site: Site, first: bytes, wrong: bytes) -> None:
     """What was asked before has its answer, whole, and then the refusal comes."""
-    for _ in range(LONG_TURNS):
-        site.turns.put_nowait(None)
+    site.let_answer_come()
 
     answers = await site.answers(first, wrong)
 
@@ -311,10 +313,9 @@ async def test_a_refusal_waits_for_its_turn(site: Site, first: bytes, wrong: byt
 
 async def test_a_queued_request_that_is_refused_is_not_answered_besides(site: Site) -> None:
     """Its body breaks off behind a request that still waits for its answer."""
-    for _ in range(LONG_TURNS):
-        site.turns.put_nowait(None)
+    site.let_answer_come()
 
-    answers = await site.answers(BEHIND + HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
+    answers = await site.answers(LATER + HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
 
     assert statuses(answers) == [b"200", b"400"]
 
@@ -322,8 +323,7 @@ async def test_a_queued_request_that_is_refused_is_not_answered_besides(site: Si
 @pytest.mark.parametrize("path", [b"/at-once", b"/stream"])
 async def test_no_request_has_two_answers(site: Site, path: bytes) -> None:
     """One whose body turns out to be wrong after its answer has begun is told no more; the connection ends."""
-    for _ in range(LONG_TURNS):
-        site.turns.put_nowait(None)
+    site.let_answer_come()
     head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     answers = await site.answers(head, b"zz\r\n")
@@ -346,13 +346,14 @@ async def test_a_caller_who_leaves_is_missed_by_the_request_under_way(site: Site
 
 async def test_a_head_is_looked_at_once_however_it_comes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end is looked for in what is new: byte by byte, a head of 64 kB would else take half a minute."""
+    head_end = bounds._HEAD_END
 
     class Pattern:
         looked_at = 0
 
         def search(self, data: bytes, start: int = 0) -> re.Match[bytes] | None:
             self.looked_at += len(data) - start
-            return re.compile(rb"\r?\n\r?\n").search(data, start)
+            return head_end.search(data, start)
 
     pattern = Pattern()
     monkeypatch.setattr(bounds, "_HEAD_END", pattern)
