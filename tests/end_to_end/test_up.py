@@ -86,6 +86,17 @@ def test_it_may_be_started_without_an_input(site: Site, monkeypatch: pytest.Monk
     assert "is started again" not in server.output
 
 
+def test_no_process_that_stays_holds_what_reads_configurations(site: Site) -> None:
+    """Pydantic is loaded by a copy that has ended: it would be a seventh of the memory of server and worker."""
+    server = started(site)
+    server.run("true")
+
+    maps = {command: Path(f"/proc/{pid}/maps").read_text() for pid, command in site.processes().items()}
+
+    assert sum("msgspec" in libraries for libraries in maps.values()) == 2
+    assert [command for command, libraries in maps.items() if "pydantic" in libraries] == []
+
+
 # Where its data is
 
 

@@ -129,12 +129,3 @@ except ChildProcessError as error:
 def test_a_copy_ends_when_nobody_waits_for_it() -> None:
     """More than a pipe holds, told to a parent that was killed: our output ends, so that both have."""
     assert printed("told_by_copy(lambda: os.kill(os.getppid(), signal.SIGKILL) or bytes(1_000_000))") == ""
-
-
-def test_no_process_that_stays_holds_what_reads_configurations() -> None:
-    """Server and worker do without pydantic, which a copy of them loads: it would be a seventh of their memory."""
-    code = """
-import script_runner.cli, script_runner.web.api, script_runner.web.bounds, script_runner.wiring.working
-print([name for name in ("pydantic", "pydantic_core") if name in sys.modules])
-"""
-    assert printed(code) == "[]\n"
