@@ -25,7 +25,10 @@ LOOK_SECONDS = 0.02
 
 HEALTH_PAUSE_SECONDS = 0.01
 HOLD_SECONDS = 2.0
-"""How long connections are looked at that are to be held."""
+"""For how long a request that is to wait must not be answered."""
+
+BEGIN_SECONDS = 30.0
+"""By when all of very many streams have begun."""
 
 PIECE_BYTES = 1 << 18
 LOOKED_AT = 1_000
@@ -392,7 +395,7 @@ def _is_last(answer: bytes) -> bool:
 
 def _refused(connections: list[socket.socket], what: str) -> int:
     """How many were told what they should not be: anything, or of streams anything but their beginning."""
-    refused, end = 0, time.monotonic() + HOLD_SECONDS
+    refused, end = 0, time.monotonic() + (BEGIN_SECONDS if what == "stream" else HOLD_SECONDS)
     with selectors.DefaultSelector() as selector:
         for connection in connections:
             selector.register(connection, selectors.EVENT_READ)
