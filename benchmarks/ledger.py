@@ -39,7 +39,7 @@ from benchmarks.system import HOST, System, server_alone
 from benchmarks.wire import closed_loop, is_http_answer
 from script_runner.adapters.redis import RedisLease, RedisTasks
 from script_runner.adapters.store import FileArtifacts
-from script_runner.service import tend
+from script_runner.service import let_go, settle_lost
 from script_runner.spec import LEAST_PRIORITY
 from script_runner.task import State
 
@@ -256,7 +256,7 @@ class Ledger:
 
     async def tend_nothing(self) -> float:
         started = time.perf_counter()
-        await tend(self.tasks, self.site.artifacts, BEYOND_ALL)
+        await self._tend()
         return _since(started)
 
     async def look_for_those_beyond_a_count(self) -> float:
@@ -275,11 +275,15 @@ class Ledger:
             await self._let_some_be_due()
             count = self.outside.zcard(f"{PREFIX}finished")
             started = time.perf_counter()
-            await tend(self.tasks, self.site.artifacts, BEYOND_ALL)
+            await self._tend()
             milliseconds = _since(started)
             gone = count - self.outside.zcard(f"{PREFIX}finished")
         require(gone == DUE, f"{gone} tasks went where {DUE} were due")
         return milliseconds
+
+    async def _tend(self) -> None:
+        await settle_lost(self.tasks)
+        await let_go(self.tasks, self.site.artifacts, BEYOND_ALL)
 
     async def _let_some_be_due(self) -> None:
         """Ahead of those that wait, so that these are claimed."""

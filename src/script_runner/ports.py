@@ -120,6 +120,14 @@ class Word:
     left: Sequence[Task] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A task that was asked to stop, and whether it has ended by that very call."""
+
+    task: Task
+    has_ended: bool
+
+
 class Tasks(Protocol):
     """The ledger and queue. Every method raises Error(UNAVAILABLE) while the store is away.
 
@@ -149,7 +157,7 @@ class Tasks(Protocol):
         """Forget a task that is not running; False (and nothing done) while it runs."""
         ...
 
-    async def cancel(self, task_id: str) -> Task | None:
+    async def cancel(self, task_id: str) -> Cancelled | None:
         """A queued task becomes cancelled at once; the worker of a running one is told; None if unknown."""
         ...
 
@@ -174,12 +182,16 @@ class Tasks(Protocol):
         """Record the outcome, once; False when this run (worker, attempt) no longer holds the task."""
         ...
 
-    async def release(self, task: Task, *, counted: bool) -> bool:
-        """Give a held task back to the queue; False when this run no longer holds it."""
+    async def release(self, task: Task, *, counted: bool) -> State | None:
+        """Give a held task back: the state it has come into by that; None when this run no longer holds it.
+
+        It is queued again, or final if it may not run again.
+        """
         ...
 
     async def reap(self) -> Sequence[Task]:
-        """Settle what dead workers held: each task back in the queue or lost. Returns those it changed.
+        """Settle what dead workers held: each task back in the queue or lost. Returns those it changed, as it left
+        them.
 
         Does also what the clock brings: tasks whose time has come may start, those that waited too long end. Of
         the latter it returns also those that a claim of this process met and ended since the last call.
@@ -235,8 +247,8 @@ class Lease(Protocol):
 class Logs(Protocol):
     """The last part of what running scripts say. A tail goes with its run: then whole logs are artifacts."""
 
-    async def append(self, task_id: str, stream: str, chunk: LogChunk) -> None:
-        """Add a chunk of a stream; one that was added before changes nothing."""
+    async def append(self, task: Task, stream: str, chunk: LogChunk) -> None:
+        """Add a chunk of a stream; what was added before changes nothing, nor what a run says that is given up."""
         ...
 
     async def read(self, task_id: str, stream: str, *, offset: int, limit: int) -> LogChunk:

@@ -298,7 +298,7 @@ async def _tell(process: Process, task: Task, logs: Logs) -> None:
             if start < size:
                 data = os.pread(stream.fileno(), size - start, start)
                 with suppress(Error):  # a tail is a courtesy: the whole log is kept at the end
-                    await logs.append(task.id, name, LogChunk(start, data))
+                    await logs.append(task, name, LogChunk(start, data))
                     told[name] = start + len(data)
         await asyncio.sleep(FOLLOW_SECONDS)
 

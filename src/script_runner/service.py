@@ -185,13 +185,13 @@ class Service:
 
     async def cancel(self, identity: Identity, task_id: str) -> Task:
         """Ask a task to stop; a final one stays as it is."""
-        before = await self.get(identity, task_id)
-        task = await self.tasks.cancel(task_id)
-        if task is None:
+        await self.get(identity, task_id)
+        cancelled = await self.tasks.cancel(task_id)
+        if cancelled is None:
             raise Error(Code.NOT_FOUND, "There is no such task.")
-        if before.state is State.QUEUED and task.state is State.CANCELLED:
-            note_end(task, self.watch)
-        return task
+        if cancelled.has_ended:
+            note_end(cancelled.task, self.watch)
+        return cancelled.task
 
     async def remove(self, identity: Identity, task_id: str) -> None:
         """Forget a task and its files; Error(CONFLICT) while it runs."""
@@ -306,19 +306,21 @@ def note_end(task: Task, watch: Watch) -> None:
     journal.event(_log, "finished", sentence, fields)
 
 
-async def tend(
-    tasks: Tasks, artifacts: Artifacts, counts: Mapping[State, int], watch: Watch | None = None
-) -> None:
-    """Settle what dead workers held, and let go of what is past its retention or beyond its ``counts``.
-
-    Any number may do so at once.
-    """
+async def settle_lost(tasks: Tasks, watch: Watch | None = None) -> None:
+    """Settle what dead workers held, and what has waited too long. Any number may do so at once."""
     for task in await tasks.reap():
         if task.outcome is None or task.outcome.reason != "queue":
             sentence = "the worker of task %s was lost: the task is now %s"
             _log.warning(sentence, task.id, task.state, extra=journal.of_task(task.id))
         if task.state.is_final:
             note_end(task, watch or Unwatched())
+
+
+async def let_go(tasks: Tasks, artifacts: Artifacts, counts: Mapping[State, int]) -> None:
+    """Let go of what is past its retention or beyond its ``counts``. Any number may do so at once.
+
+    It takes as long as the store does, so nothing else may wait for it.
+    """
     for _ in range(EXPIRY_ROUNDS):
         ids = await tasks.expired(limit=EXPIRY_PIECE, counts=counts)
         for first in range(0, len(ids), EXPIRY_AT_ONCE):

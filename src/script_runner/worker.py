@@ -16,7 +16,7 @@ from script_runner import journal
 from script_runner.errors import Error
 from script_runner.ports import Lease, Shelter, Span, Tasks, Traces, Untraced, Unwatched, Watch
 from script_runner.run import Stop, Workshop, run
-from script_runner.service import note_end, tend
+from script_runner.service import let_go, note_end, settle_lost
 from script_runner.task import Outcome, State, Task
 
 WAIT_SECONDS = 5.0
@@ -123,7 +123,7 @@ class Worker:
             on_registered=lambda: loop.call_soon_threadsafe(registered.set),
         )
         heart.start()
-        chores = [asyncio.create_task(_again(chore)) for chore in (self._hear, self._tend)]
+        chores = [asyncio.create_task(_again(chore)) for chore in (self._hear, self._settle_lost, self._let_go)]
         try:
             await first_of(registered.wait(), drain.wait())
             self._takes_tasks = not drain.is_set()
@@ -307,11 +307,11 @@ class Worker:
 
     async def _release(self, task: Task, *, counted: bool) -> None:
         """Give a task back; one that may not run again ends by that."""
-        if await self._tasks.release(task, counted=counted):
+        state = await self._tasks.release(task, counted=counted)
+        if state and state.is_final:
             with contextlib.suppress(Error):
-                given_back = await self._tasks.get(task.id)
-                if given_back and given_back.state.is_final:
-                    note_end(given_back, self._watch)
+                if ended := await self._tasks.get(task.id):
+                    note_end(ended, self._watch)
 
     def _tell_end(self, task: Task, outcome: Outcome, seconds: float) -> None:
         self._watch.finished(outcome, seconds=seconds)
@@ -381,8 +381,15 @@ class Worker:
             await asyncio.wait(self._carriers, timeout=grace + self._terms.lease_seconds)
         await cancelled(list(self._carriers))
 
-    async def _tend(self) -> None:
-        await tend(self._tasks, self._workshop.artifacts, self._workshop.spec.kept_counts, self._watch)
+    async def _settle_lost(self) -> None:
+        await settle_lost(self._tasks, self._watch)
+        await self._pause()
+
+    async def _let_go(self) -> None:
+        await let_go(self._tasks, self._workshop.artifacts, self._workshop.spec.kept_counts)
+        await self._pause()
+
+    async def _pause(self) -> None:
         await asyncio.sleep(min(1.0, self._terms.lease_seconds / RENEWALS))
 
 

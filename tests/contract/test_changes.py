@@ -105,9 +105,9 @@ async def test_a_task_that_is_given_back_moves(store: Store) -> None:
 async def test_words_of_a_script_are_told_by_stream(store: Store) -> None:
     """A chunk of a log is told by the name of its stream to those who want to know of logs."""
     await add(store)
-    await claim(store)
+    task = await claim(store)
     async with listening(store.changes, logs=True) as ear:
-        await store.logs.append("a", "stderr", LogChunk(0, b"said"))
+        await store.logs.append(task, "stderr", LogChunk(0, b"said"))
         await ear.hears("stderr")
 
     assert set(ear.words) == {"stderr"}
@@ -291,11 +291,11 @@ async def test_words_are_told_after_a_lost_connection(own_redis: RedisServer) ->
         await tasks.add(Task(id="a", owner="ada", arguments={}))
         with contextlib.closing(RedisLease(own_redis.url, "n")) as lease:
             lease.renew("w1", seconds=LONG)
-        await tasks.claim("w1", limit=1, wait_seconds=0)
+        [task] = await tasks.claim("w1", limit=1, wait_seconds=0)
         async with listening(changes, logs=True) as ear:
             with contextlib.closing(own_redis.client()) as outside:
                 outside.client_kill_filter(_type="pubsub")
-            await logs.append("a", "stdout", LogChunk(0, b"said"))
+            await logs.append(task, "stdout", LogChunk(0, b"said"))
             await ear.hears("stdout")
 
 

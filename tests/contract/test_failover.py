@@ -90,6 +90,27 @@ async def test_what_was_answered_is_there(pair: Pair) -> None:
     await tasks.close()
 
 
+async def test_a_full_server_takes_ends_that_replicas_follow(pair: Pair) -> None:
+    """While there is no memory left, ends and cancels are recorded, acknowledged and told all the same."""
+    await until(pair.has_synced)
+    tasks = RedisTasks(pair.master.url, "test", replicas=1)
+    renew(pair.master)
+    for task_id in ("ended", "stopped"):
+        await tasks.add(a_task(task_id))
+    ended, stopped = await tasks.claim("w1", limit=2, wait_seconds=0)
+    with contextlib.closing(pair.master.client()) as outside:
+        outside.config_set("maxmemory", "1")
+
+    assert await tasks.finish(ended, SUCCEEDED)
+    assert await tasks.cancel(stopped.id)
+    other = RedisTasks(pair.master.url, "test", replicas=1)  # which has not seen the end itself
+    found = await other.get("ended")
+    assert found
+    assert found.state is State.SUCCEEDED
+    await other.close()
+    await tasks.close()
+
+
 async def test_nothing_is_acknowledged_alone(pair: Pair) -> None:
     """While no replica follows, nothing is acknowledged; when it follows again, what is repeated is."""
     await until(pair.has_synced)

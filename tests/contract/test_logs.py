@@ -21,8 +21,11 @@ async def run(store: Store, task_id: str = "a") -> Task:
     return task
 
 
-async def say(store: Store, offset: int, data: bytes, *, stream: str = "stdout", task_id: str = "a") -> None:
-    await store.logs.append(task_id, stream, LogChunk(offset, data))
+async def say(
+    store: Store, offset: int, data: bytes, *, stream: str = "stdout", task_id: str = "a", run: int = 1
+) -> None:
+    speaker = Task(id=task_id, owner="ada", arguments={}, worker="w1", run=run)
+    await store.logs.append(speaker, stream, LogChunk(offset, data))
 
 
 async def heard(store: Store, offset: int = 0, *, stream: str = "stdout", task_id: str = "a") -> LogChunk:
@@ -172,9 +175,19 @@ async def test_next_run_begins_at_nothing(store: Store) -> None:
     await say(store, 0, b"the first attempt")
     await store.tasks.release(task, counted=True)
     again = await run(store)
-    await say(store, 0, b"second")
+    await say(store, 0, b"second", run=2)
 
     assert again == replace(task, attempt=2, run=2, started_at=again.started_at)
+    assert await heard(store) == LogChunk(0, b"second")
+
+
+async def test_an_earlier_run_speaks_no_more(store: Store) -> None:
+    """A run that was given up, but does not know it yet, adds nothing to the words of the next."""
+    await store.tasks.release(await run(store), counted=True)
+    await run(store)
+    await say(store, 0, b"second", run=2)
+    await say(store, 100, b"stale")
+
     assert await heard(store) == LogChunk(0, b"second")
 
 

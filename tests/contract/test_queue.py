@@ -11,7 +11,7 @@ from tests.conftest import Store
 from tests.servers import until
 
 from script_runner.errors import Code, Error
-from script_runner.ports import Limits
+from script_runner.ports import Cancelled, Limits
 from script_runner.task import Outcome, Place, State, Task
 
 pytestmark = pytest.mark.anyio
@@ -363,6 +363,32 @@ async def test_being_away_saves_no_turns(store: Store) -> None:
     ]
 
 
+@pytest.mark.parametrize("way", ["cancelled", "removed", "expired"])
+async def test_turns_that_were_not_used_are_not_held_against_their_owner(store: Store, way: str) -> None:
+    """Of whom nothing waits any more, the next task has its turn as if that had never been queued."""
+    await add(store, *(f"bob-{number}" for number in range(3)), owner="bob")
+    mistaken = [f"ada-{number}" for number in range(10)]
+    await add(store, *mistaken, expires_in_seconds=0.1 if way == "expired" else None)
+    if way == "expired":
+        await store.let_pass(0.15)
+        await store.tasks.reap()
+    for task_id in mistaken:
+        await (store.tasks.remove(task_id) if way == "removed" else store.tasks.cancel(task_id))
+    await add(store, "meant")
+
+    assert "meant" in (await drained(store))[:2]
+
+
+async def test_what_is_left_waiting_keeps_its_turns(store: Store) -> None:
+    """Who takes back one of many tasks gains no turn for the next."""
+    await add(store, *(f"bob-{number}" for number in range(3)), owner="bob")
+    await add(store, *(f"ada-{number}" for number in range(3)))
+    await store.tasks.cancel("ada-1")
+    await add(store, "ada-3")
+
+    assert (await drained(store))[-1] == "ada-3"
+
+
 async def test_priority_beats_turn_and_age(store: Store) -> None:
     """A higher priority goes first, whoever's turn it is; among equals the owners take turns."""
     await add(store, "idle", priority=-9, owner="cyd")
@@ -438,7 +464,7 @@ async def test_scheduled_task_is_cancelled_and_removed(store: Store) -> None:
     await store.tasks.reap()
 
     assert await claim(store) == []
-    assert await get(store, "a") == cancelled
+    assert cancelled == Cancelled(await get(store, "a"), has_ended=True)
 
 
 async def test_waited_too_long(store: Store) -> None:
@@ -454,6 +480,22 @@ async def test_waited_too_long(store: Store) -> None:
         State.TIMED_OUT, error="The task waited longer than it was allowed to, and was not run."
     )
     assert ids(await claim(store)) == ["patient"]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+async def test_the_time_of_a_run_is_no_waiting(store: Store, counted: bool) -> None:  # noqa: FBT001 - a parameter of pytest
+    """A task that was given back after a long run may wait as long as it had left; then it ends, and says so."""
+    await add(store, "a", expires_in_seconds=1.0, max_attempts=3)
+    [task] = await claim(store)
+    await store.let_pass(1.2)
+    await store.tasks.release(task, counted=counted)
+    await store.tasks.reap()
+    assert await state_of(store, "a") is State.QUEUED
+    await store.let_pass(1.2)
+    await store.tasks.reap()
+
+    error = "The task waited longer than it was allowed to before it was run again."
+    assert (await get(store, "a")).outcome == Outcome(State.TIMED_OUT, error=error)
 
 
 async def test_waited_too_long_is_not_claimed(store: Store) -> None:

@@ -28,7 +28,7 @@ from script_runner.adapters import redis as adapter
 from script_runner.adapters.memory import MemoryTasks
 from script_runner.adapters.redis import RedisLease, RedisLogs, RedisTasks, check_url
 from script_runner.errors import Code, Error
-from script_runner.ports import Limits
+from script_runner.ports import Cancelled, Limits
 from script_runner.streams import LogChunk
 from script_runner.task import Outcome, State, Task
 
@@ -88,7 +88,7 @@ async def a_whole_life(it: Adapter) -> None:
         waiting = asyncio.create_task(it.tasks.claim("w1", limit=1, wait_seconds=LONG))
         await it.tasks.add(a_task())
         [task] = await waiting
-    await it.logs.append(task.id, "stdout", LogChunk(0, b"said"))
+    await it.logs.append(task, "stdout", LogChunk(0, b"said"))
     assert (await it.logs.read(task.id, "stdout", offset=0, limit=10)).data == b"said"
     assert await it.tasks.finish(task, SUCCEEDED)
     ended = await it.tasks.get(task.id)
@@ -244,7 +244,7 @@ def everything(it: Adapter) -> Sequence[Awaitable[Any]]:
         it.tasks.figures(),
         it.tasks.leave("w2"),
         it.tasks.check(),
-        it.logs.append("a", "stdout", LogChunk(0, b"x")),
+        it.logs.append(task, "stdout", LogChunk(0, b"x")),
         it.logs.read("a", "stdout", offset=0, limit=1),
         asyncio.to_thread(it.lease.renew, "w1", seconds=LONG),
     )
@@ -349,6 +349,22 @@ async def test_a_full_server_takes_no_task_and_keeps_those_that_run(
             assert ids(await it.tasks.reap()) == ["left behind"]
 
 
+async def test_a_reaping_tells_of_tasks_as_it_left_them(
+    own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not ask again: meanwhile another may have run a task, and that end would be counted twice."""
+    async with connected(own_server.url) as it:
+        it.lease.renew("w1", seconds=LONG)
+        for task_id in ("again", "lost"):
+            await it.tasks.add(a_task(task_id, max_attempts=2 if task_id == "again" else 1))
+        assert len(await it.tasks.claim("w1", limit=2, wait_seconds=0)) == 2
+        await it.tasks.leave("w1")
+        monkeypatch.setattr(it.tasks, "get", None)
+
+        reaped = {task.id: task.state for task in await it.tasks.reap()}
+        assert reaped == {"again": State.QUEUED, "lost": State.LOST}
+
+
 async def is_there_again(it: Adapter) -> bool:
     """As ``is_there``, changing nothing."""
     try:
@@ -379,9 +395,9 @@ async def test_keys_are_the_documented_ones(own_server: RedisServer) -> None:
         await it.tasks.add(a_task("later", not_before=1e10))
         [finished, _] = await it.tasks.claim("w1", limit=9, wait_seconds=0)
         await it.tasks.finish(finished, SUCCEEDED)
-        await it.tasks.claim("w1", limit=9, wait_seconds=0)
+        [running] = await it.tasks.claim("w1", limit=9, wait_seconds=0)
         await it.tasks.add(a_task("waiting", owner="eve"))
-        await it.logs.append("b", "stdout", LogChunk(0, b"said"))
+        await it.logs.append(running, "stdout", LogChunk(0, b"said"))
         await it.tasks.cancel("b")
         await it.tasks.reap()
         with pytest.raises(Error):
@@ -433,12 +449,12 @@ async def test_nothing_is_left_behind(own_server: RedisServer) -> None:
         await it.tasks.add(a_task("later", not_before=1e10))
         finished, released, cancelled, _lost, *_ = await it.tasks.claim("w1", limit=12, wait_seconds=0)
         for task in (finished, released, cancelled):
-            await it.logs.append(task.id, "stdout", LogChunk(0, b"said"))
+            await it.logs.append(task, "stdout", LogChunk(0, b"said"))
             await it.tasks.cancel(task.id)
         await it.tasks.finish(finished, SUCCEEDED)
         await it.tasks.release(released, counted=True)
         await it.tasks.finish(cancelled, Outcome(State.CANCELLED))
-        await it.logs.append(finished.id, "stderr", LogChunk(0, b"late"))
+        await it.logs.append(finished, "stderr", LogChunk(0, b"late"))
         await it.tasks.cancel("task-11")
         await it.tasks.hear("w1", [finished])
         for worker in ("w1", "w2"):
@@ -868,6 +884,8 @@ async def _or_code(asked: Awaitable[Any]) -> Any:
 def _timeless(answer: Any) -> Any:
     """The answer with only what does not hang on the clock: which times there are, not what they say; no place."""
     match answer:
+        case Cancelled():
+            return Cancelled(_timeless(answer.task), has_ended=answer.has_ended)
         case Task():
             started, finished = answer.started_at and 1.0, answer.finished_at and 1.0
             return replace(

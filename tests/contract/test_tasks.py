@@ -15,7 +15,7 @@ from tests.servers import until
 
 from script_runner.adapters.memory import MemoryTasks
 from script_runner.errors import Code, Error
-from script_runner.ports import Tasks
+from script_runner.ports import Cancelled, Tasks
 from script_runner.task import Artifact, Outcome, Place, Results, State, Task
 
 pytestmark = pytest.mark.anyio
@@ -397,13 +397,23 @@ async def test_release_happens_once(store: Store) -> None:
 async def test_cancel_queued(store: Store) -> None:
     """A queued task is cancelled at once and never claimed."""
     await add(store, "a", "b")
-    task = await store.tasks.cancel("a")
+    cancelled = await store.tasks.cancel("a")
 
-    assert task is not None
+    assert cancelled is not None
+    assert cancelled.has_ended
+    task = cancelled.task
     assert (task.state, task.outcome and task.outcome.state) == (State.CANCELLED, State.CANCELLED)
     assert task.finished_at is not None
     assert await store.tasks.get("a") == task
     assert ids(await claim(store)) == ["b"]
+
+
+async def test_of_two_cancels_one_ends_the_task(store: Store) -> None:
+    """Who asks at the same time as another is told that it was not its own call that ended the task."""
+    await add(store, "a")
+    both = await asyncio.gather(store.tasks.cancel("a"), store.tasks.cancel("a"))
+
+    assert sorted(cancelled.has_ended for cancelled in both if cancelled) == [False, True]
 
 
 async def test_cancel_running(store: Store) -> None:
@@ -412,7 +422,7 @@ async def test_cancel_running(store: Store) -> None:
     running = await claim_one(store, "w1")
     await claim_one(store, "w2")
 
-    assert await store.tasks.cancel("a") == replace(running, is_cancelling=True)
+    assert await store.tasks.cancel("a") == Cancelled(replace(running, is_cancelling=True), has_ended=False)
     assert await cancellations(store.tasks, "w2", wait_seconds=0) == []
     assert await cancellations(store.tasks, "w1", wait_seconds=0.02) == ["a"]
     assert await cancellations(store.tasks, "w1", wait_seconds=0) == ["a"]
@@ -465,7 +475,8 @@ async def test_cancel_final(store: Store) -> None:
     await store.tasks.finish(await claim_one(store), SUCCEEDED)
     ended = await store.tasks.get("a")
 
-    assert await store.tasks.cancel("a") == ended
+    assert ended
+    assert await store.tasks.cancel("a") == Cancelled(ended, has_ended=False)
     assert await store.tasks.get("a") == ended
 
 
@@ -872,9 +883,11 @@ class LifeOfTasks(RuleBasedStateMachine):
     @rule(run=runs, counted=st.booleans())
     def release(self, run: Task, counted: bool) -> None:  # noqa: FBT001 - hypothesis draws it
         is_held = self.is_held(run)
-        assert self.runner.run(self.store.release(run, counted=counted)) == is_held
+        state = self.runner.run(self.store.release(run, counted=counted))
+        assert bool(state) == is_held
         if is_held:
             self.give_up(run.id, counted=counted)
+            assert self.get(run.id).state is state
 
     @rule(worker=WORKERS, running=st.lists(runs, max_size=4))
     def hear(self, worker: str, running: Sequence[Task]) -> None:
@@ -902,8 +915,10 @@ class LifeOfTasks(RuleBasedStateMachine):
     @rule(task_id=known)
     def cancel(self, task_id: str) -> None:
         was_queued = self.get(task_id).state is State.QUEUED
-        task = self.runner.run(self.store.cancel(task_id))
-        assert task is not None
+        cancelled = self.runner.run(self.store.cancel(task_id))
+        assert cancelled is not None
+        assert cancelled.has_ended is was_queued
+        task = cancelled.task
         if was_queued:
             assert task.state is State.CANCELLED
             self.ends[task_id] = task

@@ -58,7 +58,8 @@ class Bench:
         return task
 
     async def say(self, data: bytes, stream: str = "stdout") -> None:
-        await self.logs.append("a", stream, LogChunk(len(self.said[stream]), data))
+        if task := await self.tasks.get("a"):
+            await self.logs.append(task, stream, LogChunk(len(self.said[stream]), data))
         self.said[stream] += data
 
     async def finish(self, task: Task) -> None:

@@ -59,7 +59,7 @@ class Ledger(MemoryTasks):
         self.hears += 1
         return Word() if self.is_deaf else await super().hear(worker, running)
 
-    async def release(self, task: Task, *, counted: bool) -> bool:
+    async def release(self, task: Task, *, counted: bool) -> State | None:
         if not counted:
             await self.releases.wait()
             self.given_back += 1
@@ -169,6 +169,19 @@ class LateStore(FileArtifacts):
         return await super().save(key, chunks, label)
 
 
+class StuckStore(FileArtifacts):
+    """A store that never answers when it is to let go."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.is_asked = asyncio.Event()
+
+    async def remove(self, prefix: str) -> None:
+        del prefix
+        self.is_asked.set()
+        await asyncio.Event().wait()
+
+
 class Bench:
     """A worker with real processes over such a ledger."""
 
@@ -262,6 +275,22 @@ def test_a_task_that_comes_while_the_lease_is_not_known_to_be_held_is_given_back
 
     assert task.attempt == 1
     assert bench.stamps == ["once"]
+
+
+def test_dead_workers_are_noticed_while_the_store_does_not_answer(bench: Bench, tmp_path: Path) -> None:
+    """Letting go of old tasks takes as long as the artifact store does; what a dead worker held does not wait."""
+
+    async def scenario() -> Task:
+        store = StuckStore((tmp_path / "store").as_uri())
+        await bench.submit()
+        await bench.ledger.give_to("w2")
+        async with bench.working("true", store=store):
+            await bench.ledger.add(Task(id="old", owner="ada", arguments={}, retention_seconds=0))
+            await store.is_asked.wait()
+            await bench.ledger.leave("w2")
+            return await bench.until_state(State.SUCCEEDED)
+
+    assert asyncio.run(scenario()).worker == "w1"
 
 
 def test_a_claim_that_is_answered_after_the_lease_had_lapsed_begins_nothing(bench: Bench) -> None:

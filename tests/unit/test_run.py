@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from script_runner.adapters.memory import MemoryLogs
+from script_runner.adapters.memory import MemoryLogs, MemoryTasks
 from script_runner.adapters.process import PR_SET_CHILD_SUBREAPER, LocalExecutor
 from script_runner.adapters.store import FileArtifacts
 from script_runner.errors import Code, Error
@@ -53,7 +53,7 @@ class Bench:
     folder: Path
     rundir: str = "."
     inherited: Mapping[str, str] = field(default_factory=lambda: {"PATH": os.environ["PATH"]})
-    logs: Logs = field(default_factory=MemoryLogs)
+    logs: Logs = field(default_factory=lambda: MemoryLogs(MemoryTasks()))
 
     @property
     def runs(self) -> Path:
@@ -823,27 +823,27 @@ def test_output_is_seen_while_the_script_runs(bench: Bench) -> None:
 class SilentLogs(MemoryLogs):
     """Logs behind a connection that takes everything and answers nothing."""
 
-    async def append(self, task_id: str, stream: str, chunk: LogChunk) -> None:  # noqa: ARG002 - the port's names
+    async def append(self, task: Task, stream: str, chunk: LogChunk) -> None:  # noqa: ARG002 - the port's names
         await asyncio.Event().wait()
 
 
 class BrokenLogs(MemoryLogs):
     """Logs that are away."""
 
-    async def append(self, task_id: str, stream: str, chunk: LogChunk) -> None:  # noqa: ARG002 - the port's names
+    async def append(self, task: Task, stream: str, chunk: LogChunk) -> None:  # noqa: ARG002 - the port's names
         raise Error(Code.UNAVAILABLE, "The store is away.")
 
 
 def test_silent_log_store_does_not_delay_a_limit(bench: Bench) -> None:
     """A time limit holds also when the store of the tails does not answer."""
-    bench = Bench(bench.folder, logs=SilentLogs())
+    bench = Bench(bench.folder, logs=SilentLogs(MemoryTasks()))
 
     assert bench.run(f"echo hello; {IDLE}", timeout_seconds=0.8).state is State.TIMED_OUT
 
 
 def test_run_does_not_need_the_tails(bench: Bench) -> None:
     """A run succeeds with its whole log when the store of the tails is away."""
-    bench = Bench(bench.folder, logs=BrokenLogs())
+    bench = Bench(bench.folder, logs=BrokenLogs(MemoryTasks()))
     outcome = bench.run("echo one; sleep 0.6; echo two")
 
     assert outcome.state is State.SUCCEEDED

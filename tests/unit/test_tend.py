@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from script_runner.ports import Artifacts, Tasks
-from script_runner.service import EXPIRY_AT_ONCE, tend
+from script_runner.service import EXPIRY_AT_ONCE, let_go
 from script_runner.task import State
 
 
@@ -14,9 +14,6 @@ class OldTasks:
 
     def __init__(self, ids: Sequence[str]) -> None:
         self.ids = list(ids)
-
-    async def reap(self) -> Sequence[Any]:
-        return ()
 
     async def expired(self, *, limit: int, counts: Mapping[State, int]) -> Sequence[str]:
         assert counts == {}
@@ -46,7 +43,7 @@ def test_files_of_several_tasks_go_at_once() -> None:
     tasks, store = OldTasks([str(number) for number in range(25)]), SlowStore()
 
     async def run() -> None:
-        chore = asyncio.create_task(tend(cast("Tasks", tasks), cast("Artifacts", store), {}))
+        chore = asyncio.create_task(let_go(cast("Tasks", tasks), cast("Artifacts", store), {}))
         await asyncio.wait_for(store.is_asked_for_enough.wait(), 20)
         assert len(tasks.ids) == 25
         await chore

@@ -11,11 +11,25 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import BAD_CURSOR, CLOSED, ENDED, LATELY_SECONDS, MOVED, Figures, Limits, Page, Tell, Word
+from script_runner.ports import (
+    BAD_CURSOR,
+    CLOSED,
+    ENDED,
+    LATELY_SECONDS,
+    MOVED,
+    Cancelled,
+    Figures,
+    Limits,
+    Page,
+    Tell,
+    Word,
+)
 from script_runner.streams import LogChunk
 from script_runner.task import Outcome, Place, State, Task
 
 LOST = "The worker was lost while the script ran (attempt {attempt} of {max_attempts})."
+WAITED = "The task waited longer than it was allowed to, and was not run."
+WAITED_AGAIN = "The task waited longer than it was allowed to before it was run again."
 LONG_WAIT_SECONDS = 60
 
 
@@ -29,6 +43,7 @@ class MemoryTasks:
         self._ids_by_key: dict[tuple[str, str], str] = {}
         self._sequence: dict[str, int] = {}
         self._since: dict[str, float] = {}
+        self._expires: dict[str, float] = {}
         self._expired: list[str] = []
         self._numbers = itertools.count(1)
         self._turns: dict[str, int] = {}
@@ -60,6 +75,8 @@ class MemoryTasks:
         self._sequence[task.id] = next(self._numbers)
         self._tasks[task.id] = replace(task, created_at=self._clock())
         self._since[task.id] = self._clock()
+        if task.expires_in_seconds is not None:
+            self._expires[task.id] = self._clock() + task.expires_in_seconds
         self._tick()
         self._pulse()
         return self._told(self._tasks[task.id])
@@ -87,13 +104,14 @@ class MemoryTasks:
         if task and task.state is State.RUNNING:
             return False
         if task:
+            self._dequeue(task)
             del self._tasks[task_id], self._sequence[task_id], self._since[task_id]
-            self._turns.pop(task_id, None)
+            self._expires.pop(task_id, None)
             self._ids_by_key.pop((task.owner, task.idempotency_key or ""), None)
             self.changes.tell(task_id, MOVED, ENDED)
         return True
 
-    async def cancel(self, task_id: str) -> Task | None:
+    async def cancel(self, task_id: str) -> Cancelled | None:
         task = self._tasks.get(task_id)
         if task and task.state is State.QUEUED:
             self._finish(task, Outcome(State.CANCELLED, error="The task was cancelled before it started."))
@@ -101,7 +119,8 @@ class MemoryTasks:
             self._tasks[task_id] = replace(task, is_cancelling=True)
             self._told_to_stop.add(task.worker or "")
             self._pulse()
-        return await self.get(task_id)
+        has_ended = task is not None and task.state is State.QUEUED
+        return Cancelled(self._told(self._tasks[task_id]), has_ended=has_ended) if task else None
 
     async def claim(
         self, worker: str, *, limit: int, wait_seconds: float, on_ask: Callable[[], None] = lambda: None
@@ -145,12 +164,12 @@ class MemoryTasks:
             return True
         return (now.state, now.worker, now.run) == (outcome.state, task.worker, task.run)
 
-    async def release(self, task: Task, *, counted: bool) -> bool:
+    async def release(self, task: Task, *, counted: bool) -> State | None:
         now = self._tasks.get(task.id)
         if now is None or not now.is_held_by(task):
-            return False
+            return None
         self._give_up(now, counted=counted)
-        return True
+        return self._tasks[task.id].state
 
     async def reap(self) -> Sequence[Task]:
         now = self._clock()
@@ -172,7 +191,7 @@ class MemoryTasks:
         self._tick()
         if not self._waiting():  # nobody waits for a turn: no owner need be remembered
             self._turn_of_owner.clear()
-        changed = [*(task.id for task in held), *self._expired]
+        changed = dict.fromkeys((*(task.id for task in held), *self._expired))
         self._expired = []
         return [self._tasks[task_id] for task_id in changed if task_id in self._tasks]
 
@@ -235,6 +254,11 @@ class MemoryTasks:
         self._deadlines[worker] = self._clock() + seconds
         return known
 
+    def is_held_by(self, run: Task) -> bool:
+        """Whether this run (worker and its number) holds its task now."""
+        task = self._tasks.get(run.id)
+        return task is not None and task.is_held_by(run)
+
     async def check(self) -> Sequence[str]:
         return ["Tasks are kept in memory and end with this process."]
 
@@ -264,9 +288,9 @@ class MemoryTasks:
         """What the clock brings: tasks whose time has come take their turn, those that waited too long end."""
         now = self._clock()
         for task in sorted(self._in(State.QUEUED), key=lambda task: self._sequence[task.id]):
-            if task.expires_in_seconds is not None and task.created_at + task.expires_in_seconds <= now:
+            if self._expires.get(task.id, math.inf) <= now:
                 self._expired.append(task.id)
-                error = "The task waited longer than it was allowed to, and was not run."
+                error = WAITED_AGAIN if task.run else WAITED
                 self._finish(task, Outcome(State.TIMED_OUT, error=error))
             elif task.id not in self._turns and (task.not_before or 0.0) <= now:
                 line = (task.priority, task.owner)
@@ -314,7 +338,7 @@ class MemoryTasks:
 
     def _finish(self, task: Task, outcome: Outcome) -> None:
         self.tails.pop(task.id, None)
-        self._turns.pop(task.id, None)
+        self._dequeue(task)
         now = self._clock()
         if task.started_at is not None and outcome.state in (State.SUCCEEDED, State.FAILED):
             took = now - task.started_at
@@ -322,6 +346,12 @@ class MemoryTasks:
         self._tasks[task.id] = task.finished(outcome, at=now)
         self.changes.tell(task.id, MOVED, ENDED)
         self._pulse()
+
+    def _dequeue(self, task: Task) -> None:
+        """Its turn is over, or will not come; then it is not held against an owner of whom nothing more waits."""
+        self._turns.pop(task.id, None)
+        if self._in(State.QUEUED, task.owner) == [task]:
+            self._turn_of_owner.pop((task.priority, task.owner), None)
 
     def _give_up(self, task: Task, *, counted: bool) -> None:
         task = task if counted else replace(task, attempt=task.attempt - 1)
@@ -331,6 +361,8 @@ class MemoryTasks:
             self.tails.pop(task.id, None)
             self._tasks[task.id] = task.released()
             self._since[task.id] = self._clock()
+            if task.id in self._expires:  # while it ran it did not wait
+                self._expires[task.id] += self._clock() - (task.started_at or 0.0)
             self.changes.tell(task.id, MOVED)
             self._pulse()
         else:
@@ -405,18 +437,16 @@ class MemoryChanges:
 
 
 class MemoryLogs:
-    """The tails of running scripts of one process; without ``tasks`` they stay, as if every script ran on."""
+    """The tails of running scripts of one process."""
 
-    def __init__(self, tasks: MemoryTasks | None = None, keep_bytes: int = 64 * 1024) -> None:
+    def __init__(self, tasks: MemoryTasks, keep_bytes: int = 64 * 1024) -> None:
         self._keep = keep_bytes
-        self._changes = MemoryChanges() if tasks is None else tasks.changes
-        self._tails = defaultdict[str, dict[str, LogChunk]](dict) if tasks is None else tasks.tails
+        self._tasks = tasks
 
-    async def append(self, task_id: str, stream: str, chunk: LogChunk) -> None:
-        try:
-            streams = self._tails[task_id]
-        except KeyError:  # it does not run
+    async def append(self, task: Task, stream: str, chunk: LogChunk) -> None:
+        if not self._tasks.is_held_by(task):
             return
+        streams = self._tasks.tails[task.id]
         tail = streams.get(stream, LogChunk(chunk.offset, b""))
         expected = tail.offset + len(tail.data)
         is_after_gap = chunk.offset > expected
@@ -424,10 +454,10 @@ class MemoryLogs:
         end = max(expected, chunk.offset + len(chunk.data))
         kept = whole[-self._keep :]
         streams[stream] = LogChunk(end - len(kept), kept)
-        self._changes.tell(task_id, stream)
+        self._tasks.changes.tell(task.id, stream)
 
     async def read(self, task_id: str, stream: str, *, offset: int, limit: int) -> LogChunk:
-        tail = self._tails.get(task_id, {}).get(stream)
+        tail = self._tasks.tails.get(task_id, {}).get(stream)
         if tail is None:
             return LogChunk(offset, b"")
         first = max(offset, tail.offset)

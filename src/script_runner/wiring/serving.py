@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from script_runner import __version__, journal
@@ -14,11 +14,11 @@ from script_runner.adapters.prometheus import PrometheusWatch
 from script_runner.adapters.redis import RedisChanges
 from script_runner.config import Settings
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import Changes, Figures, Watch
-from script_runner.service import Lookout, Service, tend
+from script_runner.ports import Changes, Figures
+from script_runner.service import Lookout, Service, let_go, settle_lost
 from script_runner.spec import Spec
 from script_runner.wiring.checking import apart
-from script_runner.wiring.parts import Parts, auth_provider, open_parts, required_redis_url
+from script_runner.wiring.parts import auth_provider, open_parts, required_redis_url
 from script_runner.wiring.watching import health, json_answer, report_dangers, report_store, traces, watched_at
 from script_runner.worker import cancelled, first_of
 
@@ -89,7 +89,10 @@ async def serve(
             asyncio.create_task(report_dangers(parts.tasks, settings)),
             asyncio.create_task(report_store(parts.artifacts)),
             asyncio.create_task(_report_figures(service.lookout, settings.report_seconds)),
-            asyncio.create_task(_tend(parts, spec, watch, pause_seconds=tend_seconds)),
+            asyncio.create_task(_again(lambda: settle_lost(parts.tasks, watch), pause_seconds=tend_seconds)),
+            asyncio.create_task(
+                _again(lambda: let_go(parts.tasks, parts.artifacts, spec.kept_counts), pause_seconds=tend_seconds)
+            ),
             asyncio.create_task(_end(server, changes, stop, hurry, linger_seconds=settings.linger_seconds)),
         ]
         if caution := apart(settings):
@@ -151,14 +154,15 @@ async def _end(
     server.should_exit = True
 
 
-async def _tend(parts: Parts, spec: Spec, watch: Watch, *, pause_seconds: float) -> None:
+async def _again(chore: Callable[[], Awaitable[None]], *, pause_seconds: float) -> None:
+    """Do a chore for ever, with a pause in between."""
     while True:
         try:
-            await tend(parts.tasks, parts.artifacts, spec.kept_counts, watch)
+            await chore()
         except Error as error:
-            _log.debug("cannot tend: %s", error.message)
+            _log.debug("a chore is put off: %s", error.message)
         except Exception:  # noqa: BLE001 - it is tried again in a moment, and must not stop
-            _log.exception("tending failed")
+            _log.exception("a chore failed")
         await asyncio.sleep(pause_seconds)
 
 

@@ -1,9 +1,11 @@
--- Add to the tail of what a running script says. ARGV: id, stream, offset, bytes, how many to keep.
+-- Add to the tail of what a script says, if this run of it holds the task. ARGV: id, worker, run, stream, offset, bytes,
+-- how many to keep.
 
-local id, stream, offset, bytes, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local id, worker, run, stream, _, bytes = unpack(ARGV)
+local offset, keep = tonumber(ARGV[5]), tonumber(ARGV[7])
 local log = key('log', id)
 
-if redis.call('HGET', key('task', id), 'state') ~= 'running' then
+if not held_by(id, worker, run) then
   return
 end
 local start = tonumber(redis.call('HGET', log, stream .. ':start') or offset)

@@ -174,9 +174,12 @@ local function enqueue(id)
   wait(id, unpack(read(id, 'owner', 'sequence', 'priority', 'rank', 'not_before', 'expires'), 1, 6))
 end
 
--- Take a task off all that waits.
+-- Take a task off all that waits. When nothing more of its owner does, turns that it did not use are not held against it.
 local function dequeue(id)
-  local task = read(id, 'owner', 'sequence', 'format')
+  local task = read(id, 'owner', 'sequence', 'format', 'state', 'priority')
+  if task[4] == 'queued' and redis.call('ZCARD', key('queued', task[1])) == 1 then
+    redis.call('ZREM', key('turns', task[5]), task[1])
+  end
   local waiting = member(id, task[2])
   redis.call('ZREM', key('queue'), waiting)
   redis.call('ZREM', key('backlog', task[1]), waiting)
@@ -235,21 +238,27 @@ local function finish(id, was, state, outcome, exit_code)
   mend_tokens()
 end
 
--- The way of a task whose run was given up: back in the queue, or final when it may not run again.
+-- The way of a task whose run was given up: back in the queue, or final when it may not run again. Returns the state.
 local function give_up(id)
-  local task = read(id, 'worker', 'attempt', 'max_attempts', 'cancelling', 'owner')
+  local task = read(id, 'worker', 'attempt', 'max_attempts', 'cancelling', 'owner', 'started', 'expires')
   let_go(id, task[1])
   if task[4] then
     finish(id, listed(id), 'cancelled', '{"state":"cancelled","error":"The task was cancelled."}')
+    return 'cancelled'
   elseif tonumber(task[2]) < tonumber(task[3]) then
     enter(id, listed(id), 'queued')
+    if task[7] then -- while it ran it did not wait
+      redis.call('HSET', key('task', id), 'expires', text(task[7] + milliseconds() - task[6]))
+    end
     redis.call('HDEL', key('task', id), 'worker', 'started')
     enqueue(id)
     admit(task[5])
     mend_tokens()
+    return 'queued'
   else
     local error = 'The worker was lost while the script ran (attempt ' .. task[2] .. ' of ' .. task[3] .. ').'
     finish(id, listed(id), 'lost', cjson.encode({state = 'lost', error = error}))
+    return 'lost'
   end
 end
 
@@ -258,7 +267,8 @@ local expired = {}
 
 local function expire(id)
   table.insert(expired, id)
-  local error = 'The task waited longer than it was allowed to, and was not run.'
+  local ending = read(id, 'run')[1] == '0' and ', and was not run.' or ' before it was run again.'
+  local error = 'The task waited longer than it was allowed to' .. ending
   dequeue(id)
   finish(id, listed(id), 'timed_out', cjson.encode({state = 'timed_out', error = error}))
 end

@@ -1,6 +1,6 @@
 -- Settle what workers without a valid lease held, and what the clock brings.
--- Returns the ids it settled, those that have waited too long and were ended among them, then those that it left to
--- a newer version.
+-- Returns the records of what it settled, those that have waited too long and were ended among them, as they are now;
+-- then the ids of those that it left to a newer version.
 -- After a time in which nobody looked (the server was away, or its clock jumped) it waits one lease,
 -- so that living workers can renew first.
 
@@ -22,14 +22,23 @@ if now < looked or now - looked > math.max(lease / 2, 500) then
   redis.call('HSET', key('reaper'), 'quiet_until', text(quiet_until))
 end
 
-local function settle(worker, settled, newer)
+local settled, newer = {}, {}
+
+local function note(id)
+  if not settled[id] then
+    settled[id] = true
+    table.insert(settled, id)
+  end
+end
+
+local function settle(worker)
   local count = #newer
   for _, id in ipairs(redis.call('SMEMBERS', key('held', worker))) do
     if is_newer(id) then
       table.insert(newer, id)
     else
       give_up(id)
-      table.insert(settled, id)
+      note(id)
     end
   end
   if #newer == count then
@@ -42,15 +51,14 @@ local function settle(worker, settled, newer)
   heard(worker)
 end
 
-local settled, newer = {}, {}
 -- a worker that left by itself (0) need not be waited for
 local dead_by = (now < quiet_until and quiet_until <= now + lease) and '0' or text(now)
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('workers'), '-inf', dead_by)) do
-  settle(worker, settled, newer)
+  settle(worker)
 end
 tick()
 for _, id in ipairs(expired) do
-  table.insert(settled, id)
+  note(id)
 end
 for _, owner in ipairs(redis.call('SRANDMEMBER', key('backlogs'), 20)) do
   admit(owner)
@@ -63,4 +71,8 @@ if redis.call('EXISTS', key('queue'), key('backlogs')) == 0 then
   redis.call('DEL', unpack(turns))
 end
 mend_tokens()
-return {settled, newer}
+local records = {}
+for index, id in ipairs(settled) do
+  records[index] = redis.call('HGETALL', key('task', id))
+end
+return {records, newer}

@@ -1,5 +1,5 @@
 -- Give a held task back. ARGV: id, worker, run, whether the attempt counts (1 or 0).
--- Returns 1 when it was held.
+-- Returns the state that it has come into by that; 0 when it was not held.
 
 local id, worker, run, counted = unpack(ARGV)
 
@@ -10,5 +10,4 @@ need_no_room()
 if counted == '0' then
   redis.call('HINCRBY', key('task', id), 'attempt', -1)
 end
-give_up(id)
-return 1
+return give_up(id)

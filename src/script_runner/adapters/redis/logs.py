@@ -5,6 +5,7 @@ from typing import Final
 from script_runner.adapters.redis.connection import FORMAT, answering, close, connect, prefix_of, source_of
 from script_runner.ports import Unwatched, Watch
 from script_runner.streams import LogChunk
+from script_runner.task import Task
 
 TAIL_BYTES: Final = 64 * 1024
 """How much of each stream of a running script is kept here."""
@@ -19,8 +20,9 @@ class RedisLogs:
         self._client = connect(url, self._prefix, is_waiting=False)
         self._append = self._client.register_script(source_of("append"))
 
-    async def append(self, task_id: str, stream: str, chunk: LogChunk) -> None:
-        arguments = [FORMAT, task_id, stream, chunk.offset, chunk.data, TAIL_BYTES]
+    async def append(self, task: Task, stream: str, chunk: LogChunk) -> None:
+        holder = (task.id, task.worker or "", task.run)
+        arguments = [FORMAT, *holder, stream, chunk.offset, chunk.data, TAIL_BYTES]
         async with answering(self._watch):
             await self._append(keys=[self._prefix], args=arguments)
 

@@ -37,7 +37,17 @@ from script_runner.adapters.redis.records import (
 )
 from script_runner.adapters.redis.wire import Wire
 from script_runner.errors import Code, Error, Problem
-from script_runner.ports import BAD_CURSOR, LATELY_SECONDS, Figures, Limits, Page, Unwatched, Watch, Word
+from script_runner.ports import (
+    BAD_CURSOR,
+    LATELY_SECONDS,
+    Cancelled,
+    Figures,
+    Limits,
+    Page,
+    Unwatched,
+    Watch,
+    Word,
+)
 from script_runner.task import Outcome, State, Task
 
 OLDEST_VERSION = (6, 2)
@@ -52,8 +62,8 @@ REPLICA_SECONDS: Final = 1.0
 """How long replicas may take to follow a write."""
 
 _SCRIPTS = (
-    "add", "alive", "cancel", "claim", "expired", "figures", "finish", "followed", "get", "hear", "leave", "reap",
-    "release", "remove",
+    "add", "alive", "cancel", "claim", "expired", "figures", "finish", "followed", "get", "hear", "leave", "mark",
+    "reap", "release", "remove",
 )  # fmt: skip
 
 _DURABLE = frozenset({"add", "cancel", "claim", "finish", "release", "remove"})
@@ -144,8 +154,10 @@ class RedisTasks:
     async def remove(self, task_id: str) -> bool:
         return bool(await self._run("remove", task_id))
 
-    async def cancel(self, task_id: str) -> Task | None:
-        return self._told(await self._run("cancel", task_id))
+    async def cancel(self, task_id: str) -> Cancelled | None:
+        answer, has_ended = await self._run("cancel", task_id)
+        task = self._told(answer)
+        return Cancelled(task, has_ended=bool(has_ended)) if task else None
 
     async def claim(
         self, worker: str, *, limit: int, wait_seconds: float, on_ask: Callable[[], None] = lambda: None
@@ -183,15 +195,16 @@ class RedisTasks:
             await self._note_followed(task.id)
         return is_taken
 
-    async def release(self, task: Task, *, counted: bool) -> bool:
-        return bool(await self._run("release", *_holder(task), int(counted)))
+    async def release(self, task: Task, *, counted: bool) -> State | None:
+        state = await self._run("release", *_holder(task), int(counted))
+        return State(state.decode()) if state else None
 
     async def reap(self) -> Sequence[Task]:
-        settled, newer = await self._run("reap")
+        records, newer = await self._run("reap")
         self._leave_alone(newer)
-        settled += self._expired
-        self._expired = []
-        return [task for task_id in settled if (task := await self.get(task_id.decode()))]
+        settled = [task for record in records if (task := self._task(pairs(record)))]
+        expired, self._expired = self._expired, []
+        return settled + [task for task_id in expired if (task := await self.get(task_id.decode()))]
 
     async def expired(self, *, limit: int, counts: Mapping[State, int] | None = None) -> Sequence[str]:
         most = (part for state, count in (counts or {}).items() for part in (state.value, count))
@@ -327,7 +340,7 @@ class RedisTasks:
         All in one pipeline, so that no part of it is repeated at another server than the rest. WAIT counts from
         the last write of its connection, so there is one.
         """
-        pipeline.set(self._key("mark"), 1)
+        await self._scripts["mark"](keys=[self._prefix], args=[self._format], client=pipeline)
         pipeline.execute_command("WAIT", self._replicas, round(REPLICA_SECONDS * 1000))
         *answers, _, following = await pipeline.execute()
         if following < self._replicas:
