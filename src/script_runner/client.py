@@ -163,12 +163,13 @@ class Client:
         patience = time.monotonic() + self._patience_seconds
         while end is None or time.monotonic() < end:
             try:
-                for place, event in self._stream(task_id, last, end):
-                    last = place
+                for heard in self._stream(task_id, last, end):
+                    if heard is not None:
+                        last, event = heard
+                        yield event
+                        if event.name == "end":
+                            return
                     patience = time.monotonic() + self._patience_seconds
-                    yield event
-                    if event.name == "end":
-                        return
             except Error as error:
                 if error.code is Code.NOT_FOUND and not last:
                     self.get(task_id)  # if there is no such task, it says so
@@ -181,8 +182,8 @@ class Client:
             )
         raise TimeoutError(f"task {task_id} has not ended")
 
-    def _stream(self, task_id: str, last: str, end: float | None) -> Iterator[tuple[str, TaskEvent]]:
-        """The events of one connection, each with its id."""
+    def _stream(self, task_id: str, last: str, end: float | None) -> Iterator[tuple[str, TaskEvent] | None]:
+        """The events of one connection, each with its id; None for whatever else shows that it lives."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         params = {} if end is None else {"wait": f"{max(0.001, end - time.monotonic()):.3f}"}
         timeout = httpx.Timeout(self._timeout_seconds, read=SILENCE_SECONDS)
@@ -192,6 +193,7 @@ class Client:
                 if not answer.is_success:
                     answer.read()
                     raise _error(answer)
+                yield None
                 yield from _events(answer.iter_bytes())
         except httpx.HTTPError as error:
             raise self._away(error) from None
@@ -278,11 +280,15 @@ class Client:
         return Error(Code.UNAVAILABLE, f"{self._http.base_url} does not answer: {error}.")
 
 
-def _events(pieces: Iterator[bytes]) -> Iterator[tuple[str, TaskEvent]]:
-    """Events and their ids (HTML Living Standard, section 9.2.6), as far as this API writes them."""
+def _events(pieces: Iterator[bytes]) -> Iterator[tuple[str, TaskEvent] | None]:
+    """Events and their ids (HTML Living Standard, section 9.2.6), as far as this API writes them.
+
+    None for each piece that came, whatever is in it.
+    """
     fields: dict[str, str] = {}
     rest = b""
     for piece in pieces:
+        yield None
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             name, _, value = line.decode().rstrip("\r").partition(":")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 
 from script_runner import client as module
@@ -76,6 +77,26 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     made: list[float] = []
     monkeypatch.setattr("script_runner.client.time.sleep", made.append)
     return made
+
+
+class Clock:
+    """The time of the client: it passes in its pauses, and when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 def document(content: dict[str, Any]) -> Answer:
@@ -188,6 +209,48 @@ def test_a_server_that_is_away_for_a_moment_is_asked_again(start: Start, pauses:
         "1-running-0-0",
     ]
     assert len(pauses) == 2
+
+
+def told_by(*answers: httpx.Response) -> list[str]:
+    """The names of the events that a client with a patience of 60 s tells by these answers, each given once."""
+    coming = iter(answers)
+    with Client("http://server", patience_seconds=60) as client:
+        client._http = httpx.Client(
+            base_url="http://server", transport=httpx.MockTransport(lambda _request: next(coming))
+        )
+        return [event.name for event in client.events(TASK_ID)]
+
+
+def last_answer() -> httpx.Response:
+    return httpx.Response(200, content=stream(("1-end-0-0", "end", SUCCEEDED))[2])
+
+
+def test_a_script_that_is_silent_for_long_uses_up_no_patience(clock: Clock) -> None:
+    """Comments show that the connection lives: when it is lost in the end, the server is asked again."""
+
+    def silence() -> Iterator[bytes]:
+        yield stream(("1-running-0-0", "state", RUNNING))[2]
+        for _ in range(3):
+            clock.sleep(50)
+            yield b":\n\n"
+        raise httpx.ReadError("lost")
+
+    told = told_by(httpx.Response(200, content=silence()), httpx.Response(503), last_answer())
+
+    assert told == ["state", "end"]
+
+
+def test_a_server_that_answers_renews_the_patience(clock: Clock) -> None:
+    """So does an answer of which nothing came but its head."""
+
+    def nothing() -> Iterator[bytes]:
+        clock.sleep(50)
+        yield from ()
+
+    away = [httpx.Response(503) for _ in range(40)]
+    told = told_by(*away, httpx.Response(200, content=nothing()), httpx.Response(503), last_answer())
+
+    assert told == ["end"]
 
 
 def test_a_server_without_events_is_polled(start: Start, pauses: list[float]) -> None:
