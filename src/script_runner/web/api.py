@@ -1,6 +1,7 @@
 """The routes: HTTP in, a call of the service, a document out."""
 
 import asyncio
+import contextlib
 import math
 import re
 import time
@@ -233,7 +234,8 @@ class _Api:
             task = await self._service.submit(identity, asked, wishes, origin)
         headers["Location"] = f"/task/{task.id}"
         if wait and task.state.is_final:
-            return await self._document(task, "inline", headers)
+            with contextlib.suppress(Error):  # who is not told of the task would submit it once more
+                return await self._document(task, "inline", headers)
         document = documents.summary(task) | documents.waiting(task)
         return _json(document, status_code=status_code, headers=headers)
 

@@ -1,0 +1,79 @@
+"""The application by itself, with tasks that end at once: what it answers when their files cannot be read."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from script_runner.adapters.anyone import Anyone
+from script_runner.adapters.memory import MemoryLogs, MemoryTasks
+from script_runner.adapters.store import FileArtifacts
+from script_runner.errors import Code, Error
+from script_runner.service import Service
+from script_runner.spec import Spec
+from script_runner.task import Artifact, Outcome, Results, State, Task
+from script_runner.web.api import Options, application
+
+pytestmark = pytest.mark.anyio
+
+
+class Ending(MemoryTasks):
+    """Tasks that end in the moment in which they are added."""
+
+    outcome = Outcome(State.SUCCEEDED, 0)
+
+    async def add(self, task: Task) -> Task:
+        stands = await super().add(task)
+        self.renew("worker", seconds=60)
+        (claimed,) = await self.claim("worker", limit=1, wait_seconds=0)
+        await self.finish(claimed, self.outcome)
+        return stands
+
+
+class Store(FileArtifacts):
+    """A store that can be away."""
+
+    is_away = False
+
+    async def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        if self.is_away:
+            raise Error(Code.UNAVAILABLE, "The artifact store cannot be read: it does not answer.")
+        async for piece in super().read(key, start=start, stop=stop):
+            yield piece
+
+
+class Api:
+    """The application, its tasks and its store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tasks = Ending()
+        self.store = Store(f"file://{folder}")
+        spec = Spec.read({"command": ["true"]})
+        service = Service(spec, self.tasks, MemoryLogs(self.tasks), self.store, self.tasks.changes)
+        app = application(service, Anyone(), Options("1"))
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
+
+    async def keep(self, name: str, content: bytes) -> Artifact:
+        saved = await self.store.save(f"task/1/{name}", [content])
+        return Artifact(name, saved.size, "text/plain", saved.sha256, f"task/1/{name}")
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    api = Api(tmp_path)
+    async with api.http:
+        yield api
+
+
+@pytest.mark.parametrize(("path", "status"), [("/task", 202), ("/script", 200)])
+async def test_a_submit_that_waits_names_a_task_whose_files_cannot_be_read(
+    api: Api, path: str, status: int
+) -> None:
+    """The task is there and has ended: its id and place are told, so that nobody submits it once more."""
+    api.tasks.outcome = Outcome(State.SUCCEEDED, 0, results=Results(await api.keep("results", b"[]")))
+    api.store.is_away = True
+    answer = await api.http.post(path, headers={"Prefer": "wait=20"})
+
+    assert (answer.status_code, answer.json()["state"]) == (status, "succeeded")
+    assert answer.headers["location"] == f"/task/{answer.json()['id']}"
