@@ -179,6 +179,8 @@ class JsonPath(_Parsed):
 
         # else each match knows its parent and its parent it: cycles that would hold every document for a while
         jsonpath.JSONPathMatch.add_child = _forgotten  # type: ignore[assignment,method-assign]
+        # else each match copies the names on the way to it, of which the caller chooses the length
+        jsonpath.JSONPathMatch.new_child = _child  # type: ignore[assignment,method-assign]
         environment = jsonpath.JSONPathEnvironment(strict=True)
         for unsafe in ("match", "search"):
             del environment.function_extensions[unsafe]
@@ -209,6 +211,13 @@ class JsonPath(_Parsed):
 
 def _forgotten(*_matches: object) -> None:
     """Nobody asks a match for its children."""
+
+
+def _child(match: "jsonpath.JSONPathMatch", found: object, _key: int | str) -> "jsonpath.JSONPathMatch":
+    """A match below another one; nobody asks for its path."""
+    return type(match)(
+        filter_context=match.filter_context(), obj=found, parent=match, path="", parts=(), root=match.root
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,6 +213,18 @@ def test_jsonpath_holds_no_document(path) -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize(
+    "path", ["$..*", "$..[0]", "$.*[1:][0]", "$[?count(@..*) > 1]", "$..[?length(@) == 0]", "$..['a', 'b']"]
+)
+def test_jsonpath_builds_no_paths(path) -> None:
+    """What is found has no text of the way to it: under a long name each would be as long as that."""
+    document = {"a": [[], [{"a": 1}], []], "b": {"a": [{"b": [[], []]}]}}
+    found = list(JsonPath.parse(path).compiled.finditer(document))
+
+    assert found
+    assert {(match.path, match.parts) for match in found} == {("", ())}
+
+
 @pytest.mark.parametrize("path", ["", "$[1e5-1", "$" + "[" * 2_000, "$[?" + "(" * 3_000 + "@" + ")" * 3_000 + "]"])
 def test_jsonpath_that_upsets_the_library(path) -> None:
     """A JSONPath on which the library itself stumbles is refused like any other."""
