@@ -1,5 +1,6 @@
 """The application by itself, with tasks that end at once: what it answers when their files cannot be read."""
 
+import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from script_runner.errors import Code, Error
 from script_runner.service import Service
 from script_runner.spec import Spec
 from script_runner.task import Artifact, Outcome, Results, State, Task
-from script_runner.web.api import Options, application
+from script_runner.web.api import ONE_PIECE_BYTES, Options, application
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +59,12 @@ class Api:
         saved = await self.store.save(f"task/1/{name}", [content])
         return Artifact(name, saved.size, "text/plain", saved.sha256, f"task/1/{name}")
 
+    async def ended(self, *, results: Artifact | None = None, files: tuple[Artifact, ...] = ()) -> str:
+        """The path of a task that has ended with these."""
+        kept = None if results is None else Results(results)
+        self.tasks.outcome = Outcome(State.SUCCEEDED, 0, results=kept, files=files)
+        return str((await self.http.post("/task")).headers["location"])
+
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
@@ -77,3 +84,33 @@ async def test_a_submit_that_waits_names_a_task_whose_files_cannot_be_read(
 
     assert (answer.status_code, answer.json()["state"]) == (status, "succeeded")
     assert answer.headers["location"] == f"/task/{answer.json()['id']}"
+
+
+LARGE = b'"%b"' % (b"x" * ONE_PIECE_BYTES)
+"""JSON that makes a document too large to be sent in one piece."""
+
+
+@pytest.mark.parametrize("what", ["results", "files"])
+async def test_a_large_document_whose_files_cannot_be_read_is_no_half_answer(api: Api, what: str) -> None:
+    """Nothing is said before the store gives its first bytes: 503 while it is away, 404 for what is gone."""
+    large = await api.keep("large", LARGE)
+    task = await (api.ended(results=large) if what == "results" else api.ended(files=(large,)))
+    api.store.is_away = True
+    away = await api.http.get(task)
+    api.store.is_away = False
+    await api.store.remove("task")
+    gone = await api.http.get(task)
+
+    assert (away.status_code, gone.status_code) == (503, 404)
+
+
+async def test_a_large_document_is_whole(api: Api) -> None:
+    """Its pieces are one JSON document, with each file as it is, also an empty one."""
+    contents = {"empty": b"", "large": LARGE, "small": b"x", "none": b""}
+    files = [await api.keep(name, content) for name, content in contents.items()]
+    task = await api.ended(results=await api.keep("results", LARGE), files=tuple(files))
+    document = (await api.http.get(task)).json()
+
+    assert document["results"] == "x" * ONE_PIECE_BYTES
+    assert {name: base64.b64decode(text) for name, text in document["attachments"].items()} == contents
+    assert [file["name"] for file in document["files"]] == list(contents)

@@ -84,7 +84,10 @@ def readiness(spec: Spec, found: Readiness, *, version: str) -> dict[str, Any]:
 
 
 async def whole(service: Service, task: Task, *, attachments: str) -> AsyncIterator[bytes]:
-    """The task document; ``attachments`` is inline (base64), links or none."""
+    """The task document; ``attachments`` is inline (base64), links or none.
+
+    No piece comes before the store gave one: when it cannot be read, nothing was said.
+    """
     text = _encode(summary(task) | waiting(task))[:-1]
     outcome = task.outcome
     if outcome is not None:
@@ -93,16 +96,14 @@ async def whole(service: Service, task: Task, *, attachments: str) -> AsyncItera
             if outcome.results is None:
                 text += b"null"
             else:
-                yield text
                 async for piece in service.read(outcome.results.artifact):
-                    yield piece
-                text = b""
+                    yield text + piece
+                    text = b""
         text += b',"attachments":'
         if attachments == "inline" and outcome.files:
-            yield text
             async for piece in _inline(service, outcome.files):
-                yield piece
-            text = b""
+                yield text + piece
+                text = b""
         else:
             named = {file.name: url(task, file) for file in outcome.files} if attachments == "links" else {}
             text += _encode(named)
@@ -160,13 +161,14 @@ def _file(task: Task, file: Artifact) -> dict[str, Any]:
 
 
 async def _inline(service: Service, files: tuple[Artifact, ...]) -> AsyncIterator[bytes]:
-    yield b"{"
+    text = b"{"
     for number, file in enumerate(files):
-        yield (b"," if number else b"") + _encode(file.name) + b':"'
+        text += (b"," if number else b"") + _encode(file.name) + b':"'
         async for piece in _base64(service.read(file)):
-            yield piece
-        yield b'"'
-    yield b"}"
+            yield text + piece
+            text = b""
+        text += b'"'
+    yield text + b"}"
 
 
 async def _base64(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
