@@ -1,6 +1,7 @@
 """The API from Python: the same verbs as the service, over HTTP."""
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +55,9 @@ class Client:
     ) -> None:
         self._patience_seconds = patience_seconds
         self._timeout_seconds = timeout_seconds
+        token = (token or "").strip()  # one from a file ends with a newline
+        if not re.fullmatch("[!-~]*", token):
+            raise Error(Code.INVALID_INPUT, "The token cannot be sent: expected visible ASCII without spaces.")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
             self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
@@ -277,6 +281,8 @@ class Client:
         return answer
 
     def _away(self, error: httpx.HTTPError) -> Error:
+        if isinstance(error, httpx.LocalProtocolError):  # its text may repeat a secret
+            return Error(Code.INVALID_INPUT, "The request cannot be sent: a header holds what HTTP forbids.")
         return Error(Code.UNAVAILABLE, f"{self._http.base_url} does not answer: {error}.")
 
 

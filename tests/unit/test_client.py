@@ -299,3 +299,35 @@ def test_following_gives_up_after_its_time(start: Start) -> None:
 
     assert time.monotonic() - begun >= 0.3
     assert all(0 < float(target.rpartition("wait=")[2]) <= 0.3 for target, _ in server.asked)
+
+
+# What cannot be sent
+
+
+def test_a_token_is_sent_without_the_newline_of_its_file(start: Start) -> None:
+    server = start(lambda _target, _headers: document(RUNNING))
+    with Client(server.url, token="t0ken\n") as client:
+        client.get(TASK_ID)
+
+    assert [headers["authorization"] for _, headers in server.asked] == ["Bearer t0ken"]
+
+
+@pytest.mark.parametrize("token", ["t0ken\nt0ken", "t0ken t0ken", "t0ken\0", "t0kén"])
+def test_a_token_that_cannot_be_sent_is_refused(token: str) -> None:
+    """What is wrong is said without a part of it."""
+    with pytest.raises(Error) as raised:
+        Client("http://server", token=token)
+
+    assert raised.value.code is Code.INVALID_INPUT
+    assert raised.value.message.startswith("The token ")
+    assert "t0k" not in raised.value.message
+
+
+def test_a_request_that_cannot_be_sent_is_not_repeated(start: Start, pauses: list[float]) -> None:
+    """Neither on the wire, since it would fail again, nor in the sentence, since it may hold a secret."""
+    server = start(lambda _target, _headers: document(RUNNING))
+    with Client(server.url, patience_seconds=3) as client, pytest.raises(Error) as raised:
+        client.submit(idempotency_key="s3cret\n")
+
+    assert (raised.value.code, pauses) == (Code.INVALID_INPUT, [])
+    assert "s3cret" not in raised.value.message
