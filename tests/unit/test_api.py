@@ -1,4 +1,4 @@
-"""The application by itself, with tasks that end at once: what it answers when their files cannot be read."""
+"""The application by itself, with tasks that end at once: what it reads of their files, and when it cannot."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -33,11 +33,16 @@ class Ending(MemoryTasks):
 
 
 class Store(FileArtifacts):
-    """A store that can be away."""
+    """A store that can be away, and knows what was read."""
 
     is_away = False
 
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.read_keys: list[str] = []
+
     async def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        self.read_keys.append(key)
         if self.is_away:
             raise Error(Code.UNAVAILABLE, "The artifact store cannot be read: it does not answer.")
         async for piece in super().read(key, start=start, stop=stop):
@@ -61,7 +66,7 @@ class Api:
 
     async def ended(self, *, results: Artifact | None = None, files: tuple[Artifact, ...] = ()) -> str:
         """The path of a task that has ended with these."""
-        kept = None if results is None else Results(results)
+        kept = None if results is None else Results(results, columns=("a",))
         self.tasks.outcome = Outcome(State.SUCCEEDED, 0, results=kept, files=files)
         return str((await self.http.post("/task")).headers["location"])
 
@@ -85,6 +90,9 @@ async def test_a_submit_that_waits_names_a_task_whose_files_cannot_be_read(
     assert (answer.status_code, answer.json()["state"]) == (status, "succeeded")
     assert answer.headers["location"] == f"/task/{answer.json()['id']}"
 
+
+SAME_ID = {"X-Request-ID": "same"}
+"""A header of requests whose answers are to be compared."""
 
 LARGE = b'"%b"' % (b"x" * ONE_PIECE_BYTES)
 """JSON that makes a document too large to be sent in one piece."""
@@ -114,3 +122,35 @@ async def test_a_large_document_is_whole(api: Api) -> None:
     assert document["results"] == "x" * ONE_PIECE_BYTES
     assert {name: base64.b64decode(text) for name, text in document["attachments"].items()} == contents
     assert [file["name"] for file in document["files"]] == list(contents)
+
+
+@pytest.mark.parametrize("asked", [{}, {"Range": "bytes=2-4"}, {"Range": "bytes=99-"}])
+async def test_head_of_an_attachment_is_of_the_whole_and_reads_nothing(api: Api, asked: dict[str, str]) -> None:
+    """A Range is for GET alone (RFC 9110, section 14.2), and the headers are known without the file."""
+    task = await api.ended(files=(await api.keep("ten", b"0123456789"),))
+    whole = await api.http.get(f"{task}/attachments/ten", headers=SAME_ID)
+    api.store.read_keys.clear()
+    head = await api.http.head(f"{task}/attachments/ten", headers=SAME_ID | asked)
+
+    assert (head.status_code, head.headers, head.content) == (200, whole.headers, b"")
+    assert api.store.read_keys == []
+
+
+async def test_head_of_an_attachment_one_has_already_is_304(api: Api) -> None:
+    """If-None-Match counts for HEAD as for GET."""
+    task = await api.ended(files=(await api.keep("ten", b"0123456789"),))
+    head = await api.http.head(f"{task}/attachments/ten", headers={"If-None-Match": "*"})
+
+    assert head.status_code == 304
+
+
+@pytest.mark.parametrize("word", ["json", "csv"])
+async def test_head_of_results_reads_nothing(api: Api, word: str) -> None:
+    """It has the headers of GET."""
+    task = await api.ended(results=await api.keep("results", b'[\n{"a":1}\n]'))
+    whole = await api.http.get(f"{task}/results?format={word}", headers=SAME_ID)
+    api.store.read_keys.clear()
+    head = await api.http.head(f"{task}/results?format={word}", headers=SAME_ID)
+
+    assert (head.status_code, head.headers, head.content) == (200, whole.headers, b"")
+    assert api.store.read_keys == []

@@ -45,6 +45,8 @@ REDIRECT_SECONDS = 300
 
 LONGEST_DELAY_SECONDS = 366 * 86_400
 
+RESULTS_MEDIA_TYPES = {"json": "application/json", "csv": "text/csv; charset=utf-8; header=present"}
+
 PAGE_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 FILE_POLICY = "default-src 'none'; sandbox"
 """A file comes from a script: a browser is to run nothing in it (Content Security Policy 3)."""
@@ -275,13 +277,14 @@ class _Api:
     async def results(self, request: HttpRequest, identity: Identity) -> Response:
         wanted = _choice(request, "format", ("json", "csv"))
         results = await self._service.results(identity, request.path_params["id"])
-        if wanted == "json":
-            pieces = await _begun(self._service.read(results.artifact))
-            return StreamingResponse(pieces, media_type="application/json")
-        if results.columns is None:
+        if wanted == "csv" and results.columns is None:
             raise _wrong("format", "csv needs rows, and these results are another JSON document")
-        rows = await _begun(documents.results_csv(self._service, results))
-        return StreamingResponse(rows, media_type="text/csv; charset=utf-8; header=present")
+        media_type = RESULTS_MEDIA_TYPES[wanted]
+        if request.method == "HEAD":
+            return StreamingResponse((), media_type=media_type)
+        is_json = wanted == "json"
+        pieces = self._service.read(results.artifact) if is_json else documents.results_csv(self._service, results)
+        return StreamingResponse(await _begun(pieces), media_type=media_type)
 
     async def attachment(self, request: HttpRequest, identity: Identity) -> Response:
         name = request.path_params["name"]
@@ -348,7 +351,10 @@ class _Api:
         known = request.headers.get("if-none-match", "")
         if tag in known or known.strip() == "*":
             return Response(status_code=304, headers=headers)
-        if elsewhere := await self._elsewhere(request, artifact):
+        if request.method == "HEAD":  # a range, and a URL of the store, are for GET alone
+            headers["Content-Length"] = str(artifact.size)
+            return Response(headers=headers, media_type=artifact.media_type)
+        if elsewhere := await self._elsewhere(artifact):
             return Response(status_code=307, headers={"Location": elsewhere, **REDIRECT_HEADERS})
         wanted = request.headers.get("range") if request.headers.get("if-range", tag) == tag else None
         start, stop = _range(wanted, artifact.size)
@@ -363,12 +369,9 @@ class _Api:
         pieces = await _begun(self._service.read(artifact, start=start, stop=stop))
         return StreamingResponse(pieces, status, headers, media_type=artifact.media_type)
 
-    async def _elsewhere(self, request: HttpRequest, artifact: Artifact) -> str | None:
-        """The URL of a large file in the store itself, if that is wanted and the store has one.
-
-        It is good for GET alone, so that HEAD is answered here.
-        """
-        if not self._options.redirects_downloads or request.method != "GET" or artifact.size < REDIRECT_BYTES:
+    async def _elsewhere(self, artifact: Artifact) -> str | None:
+        """The URL of a large file in the store itself, if that is wanted and the store has one."""
+        if not self._options.redirects_downloads or artifact.size < REDIRECT_BYTES:
             return None
         return await self._service.url_for(artifact, seconds=REDIRECT_SECONDS)
 
