@@ -394,7 +394,10 @@ class Executor(Protocol):
         ...
 
     async def start(self, command: Command) -> Process:
-        """Start the command. Error(BAD_OUTPUT) says what is wrong with it, OSError that the machine cannot now."""
+        """Start the command. Error(BAD_OUTPUT) says what is wrong with it, OSError that the machine cannot now.
+
+        Error(UNAVAILABLE) after the deadline of ``hold_until``: nobody would end the script.
+        """
         ...
 
     def hold_until(self, deadline: float) -> None:

@@ -48,6 +48,33 @@ class Stop(Enum):
     LAPSED = "lapsed"
 
 
+class Halt:
+    """Asks a run to end, for the first reason that is given; that the lease has lapsed overrules any other."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._has_lapsed = False
+
+    @property
+    def reason(self) -> Stop | None:
+        """Why it is to end; None while it is not."""
+        if self._has_lapsed:
+            return Stop.LAPSED
+        return self.asked.result() if self.asked.done() else None
+
+    def ask(self, reason: Stop) -> None:
+        self._has_lapsed = self._has_lapsed or reason is Stop.LAPSED
+        if not self.asked.done():
+            self.asked.set_result(reason)
+
+
+class GivenUp(Enum):
+    """How far a run came that has no outcome."""
+
+    UNSTARTED = "unstarted"
+    STARTED = "started"
+
+
 class End(Enum):
     """Why a run ended by itself, or by a limit of the configuration."""
 
@@ -71,14 +98,15 @@ class Workshop:
     rundir: str = "."
 
 
-async def run(task: Task, workshop: Workshop, stop: "asyncio.Future[Stop]") -> Outcome | None:
-    """Run the script of ``task`` to its outcome; None when it was given up (drained, or the lease lapsed).
+async def run(task: Task, workshop: Workshop, halt: Halt) -> Outcome | GivenUp:
+    """Run the script of ``task`` to its outcome, if it is not given up.
 
+    That is so when it is drained, when the lease lapses, and when it is to end before its script was started.
     Error(UNAVAILABLE) means that the script was not started, because the machine is short of something now.
     """
     try:
         async with _run_folder(workshop) as folder:
-            return await _run_in(folder, task, workshop, stop)
+            return await _run_in(folder, task, workshop, halt)
     except Error as error:
         if error.code is Code.UNAVAILABLE:
             raise
@@ -99,14 +127,16 @@ def _machine_permitting() -> Iterator[None]:
         raise
 
 
-async def _run_in(folder: Path, task: Task, workshop: Workshop, stop: "asyncio.Future[Stop]") -> Outcome | None:
+async def _run_in(folder: Path, task: Task, workshop: Workshop, halt: Halt) -> Outcome | GivenUp:
+    if halt.reason:  # while the folder was made, which a large base folder makes long
+        return GivenUp.UNSTARTED
     with _machine_permitting():
         process = await workshop.executor.start(_command(folder, task, workshop))
     try:
-        end = await _until_end(process, task, workshop, stop)
+        end = await _until_end(process, task, workshop, halt)
         await process.end()
         if end in (Stop.DRAINED, Stop.LAPSED):
-            return None
+            return GivenUp.STARTED
         return await _collect(folder, process, end, task, workshop)
     finally:
         process.kill()
@@ -244,7 +274,7 @@ def _open_up(folder: Path) -> None:
 # While it runs
 
 
-async def _until_end(process: Process, task: Task, workshop: Workshop, stop: "asyncio.Future[Stop]") -> End | Stop:
+async def _until_end(process: Process, task: Task, workshop: Workshop, halt: Halt) -> End | Stop:
     """Wait for the end of the script, whatever brings it about; it is over when this returns."""
     spec = workshop.spec
     clock = asyncio.get_running_loop().time
@@ -255,18 +285,13 @@ async def _until_end(process: Process, task: Task, workshop: Workshop, stop: "as
             patience = FOLLOW_SECONDS
             if timeout_at is not None:
                 patience = min(patience, max(0.0, timeout_at - clock()))
-            await asyncio.wait((process.exit, stop), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            output_bytes = max(_size(process.stdout), _size(process.stderr))
-            if process.exit.done() and not (stop.done() and stop.result() is Stop.LAPSED):
-                return End.FLOODED if output_bytes > spec.max_output_bytes else End.EXITED
-            end = _limit_reached(stop, timeout_at, clock(), output_bytes, spec)
-            if end in (Stop.LAPSED, End.FLOODED):  # no grace: another may get the task, or the disk fills up
-                process.kill()
-                await process.wait()
-                return end
+            await asyncio.wait((process.exit, halt.asked), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if process.exit.done() and halt.reason is not Stop.LAPSED:
+                return End.FLOODED if _is_flooded(process, spec) else End.EXITED
+            end = halt.reason or _limit_reached(process, timeout_at, clock(), spec)
             if end is not None:
-                await process.stop(grace_seconds=spec.grace_seconds)
-                return end
+                await _stopped(process, halt, spec)
+                return Stop.LAPSED if halt.reason is Stop.LAPSED else end
             if telling is None:
                 # beside, and not in between: a log store that does not answer must not delay the end
                 telling = asyncio.create_task(_tell(process, task, workshop.logs))
@@ -275,14 +300,27 @@ async def _until_end(process: Process, task: Task, workshop: Workshop, stop: "as
             telling.cancel()
 
 
-def _limit_reached(
-    stop: "asyncio.Future[Stop]", timeout_at: float | None, now: float, output_bytes: int, spec: Spec
-) -> End | Stop | None:
-    if stop.done():
-        return stop.result()
+async def _stopped(process: Process, halt: Halt, spec: Spec) -> None:
+    """Stop the script with the grace; without it when another may get the task, or the disk fills up."""
+    stopping = asyncio.create_task(process.stop(grace_seconds=spec.grace_seconds))
+    try:
+        while not stopping.done():
+            if halt.reason is Stop.LAPSED or _is_flooded(process, spec):
+                process.kill()
+            await asyncio.wait((stopping,), timeout=FOLLOW_SECONDS)
+        await stopping
+    finally:
+        stopping.cancel()
+
+
+def _limit_reached(process: Process, timeout_at: float | None, now: float, spec: Spec) -> End | None:
     if timeout_at is not None and now >= timeout_at:
         return End.TIMED_OUT
-    return End.FLOODED if output_bytes > spec.max_output_bytes else None
+    return End.FLOODED if _is_flooded(process, spec) else None
+
+
+def _is_flooded(process: Process, spec: Spec) -> bool:
+    return max(_size(process.stdout), _size(process.stderr)) > spec.max_output_bytes
 
 
 async def _tell(process: Process, task: Task, logs: Logs) -> None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from script_runner import journal
 from script_runner.errors import Error
 from script_runner.ports import Lease, Shelter, Span, Tasks, Traces, Untraced, Unwatched, Watch
-from script_runner.run import Stop, Workshop, run
+from script_runner.run import GivenUp, Halt, Stop, Workshop, run
 from script_runner.service import let_go, note_end, settle_lost
 from script_runner.task import Outcome, State, Task
 
@@ -65,7 +65,7 @@ def _run_of(task: Task) -> _Run:
 @dataclass(slots=True)
 class _Running:
     task: Task
-    stop: "asyncio.Future[Stop]"
+    halt: Halt
     over: asyncio.Event
     lapses: int = 0
     """How often the lease had lapsed when its claim was sent."""
@@ -74,7 +74,7 @@ class _Running:
 
 
 def _new_running(task: Task, lapses: int = 0) -> _Running:
-    return _Running(task, asyncio.get_running_loop().create_future(), asyncio.Event(), lapses)
+    return _Running(task, Halt(), asyncio.Event(), lapses)
 
 
 class Worker:
@@ -233,7 +233,7 @@ class Worker:
         """A task that was taken from this worker may come back to it before its script here is dead."""
         for earlier in list(self._running.values()):
             if earlier.task.id == task.id and earlier.task.run < task.run:
-                _stop(earlier, Stop.LAPSED)
+                earlier.halt.ask(Stop.LAPSED)
                 await earlier.over.wait()
 
     async def _watched(self, running: _Running) -> Outcome | None:
@@ -263,7 +263,7 @@ class Worker:
             task = running.task
             if span.traceparent != task.traceparent:
                 task = replace(task, traceparent=span.traceparent)
-            outcome = await run(task, self._workshop, running.stop)
+            ended = await run(task, self._workshop, running.halt)
         except Error as error:
             _log.error("task %s goes back to the queue: %s", running.task.id, error.message)
             running.is_unstarted = True
@@ -272,9 +272,12 @@ class Worker:
         except Exception:  # noqa: BLE001 - whatever it was, the task must reach an end
             _log.exception("task %s failed inside the runner", running.task.id)
             return Outcome(State.FAILED, error="The runner failed at this task; its log says why.")
-        if outcome and outcome.exit_code == -signal.SIGKILL and self._has_lapsed(running):
+        if isinstance(ended, GivenUp):
+            running.is_unstarted = ended is GivenUp.UNSTARTED
+            return None
+        if ended.exit_code == -signal.SIGKILL and self._has_lapsed(running):
             return None  # the guardian killed it: the run was given up, it did not fail
-        return outcome
+        return ended
 
     def _has_lapsed(self, running: _Running) -> bool:
         """Whether the lease was not held at all times since the task was claimed."""
@@ -282,7 +285,7 @@ class Worker:
 
     async def _settle(self, task: Task, outcome: Outcome | None, running: _Running) -> None:
         """Report the end until the store has taken it, or says that the task is no longer ours."""
-        is_drained = running.stop.done() and running.stop.result() is Stop.DRAINED
+        is_drained = running.halt.reason is Stop.DRAINED and not running.is_unstarted
         if outcome is None and is_drained and self._workshop.spec.on_worker_lost == "fail":
             outcome = Outcome(State.LOST, error=DRAINED)
         counted = not (running.is_unstarted or is_drained)
@@ -336,12 +339,12 @@ class Worker:
         latest = {run[0]: self._running[run] for run in runs}
         word = await self._tasks.hear(self._terms.name, [running.task for running in latest.values()])
         for task_id in word.cancelled:
-            _stop(latest[task_id], Stop.CANCELLED)
+            latest[task_id].halt.ask(Stop.CANCELLED)
         for task_id in word.taken:
             if not latest[task_id].over.is_set():
                 sentence = "task %s is no longer held by this worker: its script is killed"
                 _log.warning(sentence, task_id, extra=journal.of_task(task_id))
-                _stop(latest[task_id], Stop.LAPSED)
+                latest[task_id].halt.ask(Stop.LAPSED)
         for task in word.left:
             if task.id not in latest and _run_of(task) not in self._running:
                 await self._settle_left(task)
@@ -366,7 +369,7 @@ class Worker:
             if not running.over.is_set():
                 sentence = "the lease lapsed: the script of task %s is killed"
                 _log.warning(sentence, running.task.id, extra=journal.of_task(running.task.id))
-                _stop(running, Stop.LAPSED)
+                running.halt.ask(Stop.LAPSED)
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         if self._carriers:
@@ -375,7 +378,7 @@ class Worker:
             done = asyncio.wait(self._carriers, timeout=seconds)
             await first_of(done, hurry.wait())
         for running in self._running.values():
-            _stop(running, Stop.DRAINED)
+            running.halt.ask(Stop.DRAINED)
         if self._carriers:
             grace = self._workshop.spec.grace_seconds
             await asyncio.wait(self._carriers, timeout=grace + self._terms.lease_seconds)
@@ -400,11 +403,6 @@ def _end(span: Span, task: Task, outcome: Outcome | None) -> None:
     if outcome and outcome.exit_code is not None:
         attributes["process.exit.code"] = outcome.exit_code
     span.end(attributes, is_error=outcome is None or outcome.state is not State.SUCCEEDED)
-
-
-def _stop(running: _Running, reason: Stop) -> None:
-    if not running.stop.done():
-        running.stop.set_result(reason)
 
 
 class _Heart(threading.Thread):

@@ -20,7 +20,13 @@ from typing import Any, BinaryIO, TypeVar
 import pytest
 from tests.living import CHAIN, living
 
-from script_runner.adapters.process import MAX_DISCARDED, PR_SET_CHILD_SUBREAPER, SWEEP_SECONDS, LocalExecutor
+from script_runner.adapters.process import (
+    MAX_DISCARDED,
+    PR_SET_CHILD_SUBREAPER,
+    SWEEP_SECONDS,
+    LocalExecutor,
+    guardian,
+)
 from script_runner.errors import Code, Error
 from script_runner.ports import Command, Executor, Exit, Process
 
@@ -161,6 +167,21 @@ async def until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline, "what was waited for did not happen"
         await asyncio.sleep(0.005)
+
+
+def test_no_script_starts_after_the_deadline(bench: Bench) -> None:
+    """When the deadline has passed nothing is started, as nobody would end it; with the next one it is."""
+
+    async def scenario(executor: Executor) -> Ran:
+        command = bench.shell("echo started")
+        executor.hold_until(guardian.now() - 1)
+        with pytest.raises(Error) as refused:
+            await executor.start(command)
+        assert refused.value.code is Code.UNAVAILABLE
+        executor.hold_until(guardian.now() + A_LONG_TIME)
+        return await ran(executor, command)
+
+    assert bench.use(scenario).stdout == b"started\n"
 
 
 # What a script is given

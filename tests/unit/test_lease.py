@@ -14,11 +14,12 @@ import pytest
 from msgspec.structs import replace
 from tests.servers import until
 
+from script_runner import run
 from script_runner.adapters.memory import MemoryLease, MemoryLogs, MemoryTasks
 from script_runner.adapters.process import PR_SET_CHILD_SUBREAPER, LocalExecutor
 from script_runner.adapters.store import FileArtifacts
 from script_runner.ports import Artifacts, Label, Lease, Saved, Word
-from script_runner.run import Workshop
+from script_runner.run import Halt, Stop, Workshop
 from script_runner.spec import Spec
 from script_runner.task import Outcome, State, Task
 from script_runner.worker import Terms, Worker, boot_time
@@ -205,12 +206,14 @@ class Bench:
         drained: asyncio.Event | None = None,
         lease: Lease | None = None,
         store: Artifacts | None = None,
+        base: Path | None = None,
     ) -> AsyncIterator[None]:
         """While a worker runs, two at once; it drains at the end, or when it is told to."""
         spec = Spec.read(
             {
                 "command": ["/bin/sh", "-c", script.replace("$", "$$")],
                 "command_rundir": str(self.folder),
+                "command_rundir_base": str(base) if base else None,
                 "environment": {"set": {"LOCK": str(self.folder / "lock"), "LEDGER": str(self.folder / "ledger")}},
             }
         )
@@ -275,6 +278,41 @@ def test_a_task_that_comes_while_the_lease_is_not_known_to_be_held_is_given_back
 
     assert task.attempt == 1
     assert bench.stamps == ["once"]
+
+
+def test_a_run_that_is_drained_before_its_script_starts_is_not_lost(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that stops while a base folder is copied gives the task back: nothing of it ran."""
+    copies, goes_on, is_asked = threading.Event(), threading.Event(), threading.Event()
+    ask = Halt.ask
+
+    def copy(_base: Path, _folder: Path) -> None:
+        copies.set()
+        assert goes_on.wait(60)
+
+    def noted_ask(halt: Halt, reason: Stop) -> None:
+        ask(halt, reason)
+        is_asked.set()
+
+    monkeypatch.setattr(run, "_copy_base", copy)
+    monkeypatch.setattr(Halt, "ask", noted_ask)
+
+    async def scenario() -> Task | None:
+        drained = asyncio.Event()
+        async with bench.working(ALONE, drained=drained, base=tmp_path):
+            await bench.ledger.add(Task(id="a", owner="ada", arguments={}))
+            assert await asyncio.to_thread(copies.wait, 60)
+            drained.set()
+            assert await asyncio.to_thread(is_asked.wait, 60)
+            goes_on.set()
+        return await bench.ledger.get("a")
+
+    task = asyncio.run(scenario())
+
+    assert task
+    assert (task.state, task.attempt) == (State.QUEUED, 0)
+    assert bench.stamps == []
 
 
 def test_dead_workers_are_noticed_while_the_store_does_not_answer(bench: Bench, tmp_path: Path) -> None:

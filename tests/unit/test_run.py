@@ -23,7 +23,7 @@ from script_runner.adapters.process import PR_SET_CHILD_SUBREAPER, LocalExecutor
 from script_runner.adapters.store import FileArtifacts
 from script_runner.errors import Code, Error
 from script_runner.ports import Logs
-from script_runner.run import Stop, Workshop, run
+from script_runner.run import GivenUp, Halt, Stop, Workshop, run
 from script_runner.spec import Spec
 from script_runner.streams import LogChunk
 from script_runner.task import Artifact, Outcome, State, Task
@@ -39,11 +39,19 @@ READY = 'echo ready > "$RUNDIR/ready"'
 TERM_PROOF = f'trap "" TERM; {READY}; {IDLE}'
 ROWS = {"results": {"kind": "file", "format": "csv", "input_path": "rows.csv"}}
 
-Meanwhile = Callable[["asyncio.Future[Stop]"], Coroutine[Any, Any, None]]
+Meanwhile = Callable[[Halt], Coroutine[Any, Any, None]]
 
 
 def from_stream(kind: str, form: str = "csv") -> dict[str, Any]:
     return {"results": {"kind": kind, "format": form}}
+
+
+class AllHeld(MemoryTasks):
+    """A ledger in which every run holds its task."""
+
+    def is_held_by(self, run: Task) -> bool:
+        self.tails.setdefault(run.id, {})
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ class Bench:
     folder: Path
     rundir: str = "."
     inherited: Mapping[str, str] = field(default_factory=lambda: {"PATH": os.environ["PATH"]})
-    logs: Logs = field(default_factory=lambda: MemoryLogs(MemoryTasks()))
+    logs: Logs = field(default_factory=lambda: MemoryLogs(AllHeld()))
 
     @property
     def runs(self) -> Path:
@@ -102,12 +110,13 @@ class Bench:
     ) -> Outcome | None:
         """One run by an executor that others may use, too; beside it goes on what is to happen meanwhile."""
         task = Task(id="task-1", owner="me", arguments=arguments or {}, state=State.RUNNING, attempt=1)
-        stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        halt = Halt()
         workshop = Workshop(spec, self.inherited, executor, self.artifacts, self.logs, rundir=self.rundir)
-        running = asyncio.create_task(run(task, workshop, stop))
+        running = asyncio.create_task(run(task, workshop, halt))
         if meanwhile:
-            await meanwhile(stop)
-        return await running
+            await meanwhile(halt)
+        ended = await running
+        return None if isinstance(ended, GivenUp) else ended
 
     def read(self, artifact: Artifact) -> bytes:
         async def whole() -> bytes:
@@ -173,9 +182,9 @@ async def until(is_so: Callable[[], bool]) -> None:
 def when_ready(bench: Bench, reason: Stop) -> Meanwhile:
     """Ask the run to stop as soon as its script says that it is ready."""
 
-    async def meanwhile(stop: "asyncio.Future[Stop]") -> None:
+    async def meanwhile(halt: Halt) -> None:
         await until(lambda: any(bench.runs.glob("*/ready")))
-        stop.set_result(reason)
+        halt.ask(reason)
 
     return meanwhile
 
@@ -760,6 +769,41 @@ def test_lapsed_run_is_killed_at_once(bench: Bench) -> None:
     assert not (bench.folder / "store").exists()
 
 
+def test_run_that_lapses_in_its_grace_is_killed_at_once(bench: Bench) -> None:
+    """A cancelled script that does not end has no more grace when its task may have become another's."""
+    spec = bench.spec(f"trap 'echo > \"$RUNDIR/told\"' TERM; {READY}; {IDLE}", grace_seconds=A_LONG_TIME)
+
+    async def meanwhile(halt: Halt) -> None:
+        await when_ready(bench, Stop.CANCELLED)(halt)
+        await until(lambda: any(bench.runs.glob("*/told")))
+        halt.ask(Stop.LAPSED)
+
+    assert bench.run_spec(spec, meanwhile) is None
+    assert bench.left() == []
+
+
+@pytest.mark.parametrize("reason", Stop)
+def test_run_that_is_to_end_before_its_script_starts_is_not_begun(bench: Bench, reason: Stop) -> None:
+    """What is asked while the folder is made is heeded before the script is started, whose grace it would have."""
+    begun = bench.folder / "begun"
+
+    async def at_once(halt: Halt) -> None:
+        halt.ask(reason)
+
+    assert bench.run_spec(bench.spec(f"touch {begun}"), at_once) is None
+    assert not begun.exists()
+    assert bench.left() == []
+
+
+def test_flood_in_the_grace(bench: Bench) -> None:
+    """A script that answers TERM with 10 GB is killed long before they are written."""
+    script = f"trap 'exec head -c 10G /dev/zero' TERM; {IDLE}"
+    outcome = bench.run(script, timeout_seconds=0.5, max_output_bytes=1_000_000, grace_seconds=A_LONG_TIME)
+
+    assert (outcome.state, outcome.exit_code) == (State.TIMED_OUT, -9)
+    assert [log.size for log in outcome.logs if log.name == "stdout"] == [1_000_000]
+
+
 @pytest.mark.parametrize("stream", ["", ">&2"])
 def test_flood(bench: Bench, stream: str) -> None:
     """A script that would write 10 GB is killed long before, and no more is kept of it than the limit."""
@@ -801,7 +845,7 @@ def test_output_is_seen_while_the_script_runs(bench: Bench) -> None:
         while [ ! -e "$RUNDIR/go" ]; do sleep 0.02; done
     """
 
-    async def meanwhile(_: "asyncio.Future[Stop]") -> None:
+    async def meanwhile(_: Halt) -> None:
         for stream, end in (("stdout", b"the end\n"), ("stderr", b"an error\n")):
             tail = LogChunk(0, b"")
             while not tail.data.endswith(end):
@@ -836,14 +880,14 @@ class BrokenLogs(MemoryLogs):
 
 def test_silent_log_store_does_not_delay_a_limit(bench: Bench) -> None:
     """A time limit holds also when the store of the tails does not answer."""
-    bench = Bench(bench.folder, logs=SilentLogs(MemoryTasks()))
+    bench = Bench(bench.folder, logs=SilentLogs(AllHeld()))
 
     assert bench.run(f"echo hello; {IDLE}", timeout_seconds=0.8).state is State.TIMED_OUT
 
 
 def test_run_does_not_need_the_tails(bench: Bench) -> None:
     """A run succeeds with its whole log when the store of the tails is away."""
-    bench = Bench(bench.folder, logs=BrokenLogs(MemoryTasks()))
+    bench = Bench(bench.folder, logs=BrokenLogs(AllHeld()))
     outcome = bench.run("echo one; sleep 0.6; echo two")
 
     assert outcome.state is State.SUCCEEDED

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import math
 import mmap
 import os
 import shutil
@@ -49,6 +50,7 @@ class LocalExecutor:
         self._guardian = _Guardian(keep_folders=keep_folders)
         self._running: dict[int, LocalProcess] = {}
         self._signals = _ignored_signals()
+        self._deadline = math.inf
         self._nothing: BinaryIO = open(os.devnull, "rb", buffering=0)  # noqa: PTH123, SIM115 - closed with this
         self._sweeper = ThreadPoolExecutor(1, "sweeper")
         self._discarded: list[Path] = []
@@ -97,6 +99,10 @@ class LocalExecutor:
                 undo.enter_context(contextlib.closing(_Capture(folder.parent, self._nothing))) for _ in range(2)
             )
             self._guardian.watch(folder)
+            if guardian.now() > self._deadline:
+                raise Error(
+                    Code.UNAVAILABLE, "The worker starts no script now: its lease was not renewed in time."
+                )
             pid = _spawn(command, stdout.writer, stderr.writer, self._signals)
             undo.push_async_callback(_until_nothing_is_left, lambda: self._kill_unnoted(pid, folder))
             self._guardian.group(folder, pid)
@@ -106,6 +112,7 @@ class LocalExecutor:
         return process
 
     def hold_until(self, deadline: float) -> None:
+        self._deadline = deadline
         self._guardian.lease(deadline)
 
     async def close(self) -> None:
