@@ -67,6 +67,7 @@ class Client:
         if where.scheme not in ("http", "https") or not where.host or (where.port or 0) > LAST_PORT:
             self._http.close()
             raise Error(Code.INVALID_INPUT, f"{url!r} is not the URL of a server, such as http://127.0.0.1:8000.")
+        self._where = where.copy_with(userinfo=b"")  # which can be a password
 
     def __enter__(self) -> Self:
         return self
@@ -266,7 +267,7 @@ class Client:
         try:
             document = answer.json()
         except ValueError:
-            raise Error(Code.INTERNAL, f"{self._http.base_url} does not answer as script-runner does.") from None
+            raise Error(Code.INTERNAL, f"{self._where} does not answer as script-runner does.") from None
         return dict(document)
 
     def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -283,7 +284,7 @@ class Client:
     def _away(self, error: httpx.HTTPError) -> Error:
         if isinstance(error, httpx.LocalProtocolError):  # its text may repeat a secret
             return Error(Code.INVALID_INPUT, "The request cannot be sent: a header holds what HTTP forbids.")
-        return Error(Code.UNAVAILABLE, f"{self._http.base_url} does not answer: {error}.")
+        return Error(Code.UNAVAILABLE, f"{self._where} does not answer: {error}.")
 
 
 def _events(pieces: Iterator[bytes]) -> Iterator[tuple[str, TaskEvent] | None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.servers import free_port
 
 from script_runner import client as module
 from script_runner.client import Client, TaskEvent
@@ -321,6 +322,15 @@ def test_a_token_that_cannot_be_sent_is_refused(token: str) -> None:
     assert raised.value.code is Code.INVALID_INPUT
     assert raised.value.message.startswith("The token ")
     assert "t0k" not in raised.value.message
+
+
+def test_a_password_in_the_url_is_not_told() -> None:
+    """Who does not answer is said without what only the caller is to know."""
+    with Client(f"http://user:pa55@127.0.0.1:{free_port()}") as client, pytest.raises(Error) as raised:
+        client.get(TASK_ID)
+
+    assert "http://127.0.0.1:" in raised.value.message
+    assert "pa55" not in raised.value.message
 
 
 def test_a_request_that_cannot_be_sent_is_not_repeated(start: Start, pauses: list[float]) -> None:
