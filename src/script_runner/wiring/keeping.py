@@ -32,13 +32,15 @@ async def keep_embedded(server: EmbeddedServer, *, stop: asyncio.Event) -> None:
     """Start the embedded server again whenever it is gone, until ``stop``."""
     while not stop.is_set():
         await first_of(stop.wait(), asyncio.sleep(SECONDS_TO_LOOK_AGAIN))
-        if stop.is_set() or await asyncio.to_thread(lambda: server.is_alive):
-            continue
-        _log.error("the embedded server is gone and is started again")
         try:
+            if stop.is_set() or await asyncio.to_thread(lambda: server.is_alive):
+                continue
+            _log.error("the embedded server is gone and is started again")
             await asyncio.to_thread(server.start)
         except Error as error:
             _log.error(error.message)
+        except OSError as error:  # the machine's trouble, which may pass
+            _log.error("the embedded server cannot be started: %s", error)
 
 
 async def keep_worker(settings: Settings, first: Child, *, stop: asyncio.Event, hurry: asyncio.Event) -> None:
@@ -48,7 +50,12 @@ async def keep_worker(settings: Settings, first: Child, *, stop: asyncio.Event, 
     """
     worker: Child | asyncio.subprocess.Process | None = first
     while worker or not stop.is_set():
-        worker = worker or await _start_worker(settings)
+        try:
+            worker = worker or await _start_worker(settings)
+        except OSError as error:  # the machine's trouble, which may pass
+            _log.error("the worker cannot be started: %s", error)
+            await first_of(stop.wait(), asyncio.sleep(SECONDS_TO_LOOK_AGAIN))
+            continue
         await first_of(worker.wait(), stop.wait())
         for signal_again in (hurry.wait, worker.wait):
             if worker.returncode is None:
@@ -56,7 +63,7 @@ async def keep_worker(settings: Settings, first: Child, *, stop: asyncio.Event, 
                 await first_of(worker.wait(), signal_again())
         if not stop.is_set():
             _log.error("the worker ended with status %s and is started again", worker.returncode)
-            await first_of(stop.wait(), asyncio.sleep(1.0))
+            await first_of(stop.wait(), asyncio.sleep(SECONDS_TO_LOOK_AGAIN))
         worker = None
 
 
