@@ -208,7 +208,7 @@ class _Lines:
             yield line
 
 
-def _records(lines: Iterable[str]) -> Iterator[list[str]]:
+def _records(lines: _Lines) -> Iterator[list[str]]:
     """The line of column names, then the rows, all as wide as it; blank lines are no rows."""
     reader = csv.reader(lines, strict=True)
     width = 0
@@ -221,6 +221,7 @@ def _records(lines: Iterable[str]) -> Iterator[list[str]]:
                 message = f"The results have {len(record)} values in line {reader.line_num}, for {width} columns."
                 raise Error(Code.BAD_OUTPUT, message)
             if len(record) < width:
+                lines.read += width - len(record)  # they take memory as what is read does
                 record.extend([""] * (width - len(record)))
             yield record
     except csv.Error as error:

@@ -267,6 +267,15 @@ def test_very_many_columns() -> None:
     assert list(row) == names
 
 
+def test_short_rows_count_as_they_become() -> None:
+    """Short rows of a wide table are turned into JSON a few at a time, as whole ones are."""
+    header = ",".join(f"c{number}" for number in range(results.BATCH_CHARACTERS // 4)) + "\n"
+
+    pieces = list(document("csv", header + "1\n" * 100))
+
+    assert max(piece.count(b"{") for piece in pieces) <= 5
+
+
 class Endless(io.RawIOBase):
     """A file of ``size`` bytes that repeats one piece behind a beginning, and is never held in memory."""
 
