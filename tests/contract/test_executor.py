@@ -21,10 +21,12 @@ import pytest
 from tests.living import CHAIN, living
 
 from script_runner.adapters.process import (
+    CLOSED,
     MAX_DISCARDED,
     PR_SET_CHILD_SUBREAPER,
     SWEEP_SECONDS,
     LocalExecutor,
+    _Capture,
     guardian,
 )
 from script_runner.errors import Code, Error
@@ -429,6 +431,52 @@ def test_streams_are_readable_while_the_script_runs(bench: Bench) -> None:
 def test_script_may_close_its_streams(bench: Bench) -> None:
     """A script without streams runs on to its end."""
     assert bench.ran(bench.shell("exec <&- >&- 2>&-; sleep 0.05; exit 4")).code == 4
+
+
+def test_what_is_said_while_the_rest_is_taken_is_not_waited_for(tmp_path: Path, monkeypatch) -> None:
+    """A process that got away, and says more whenever something is taken, holds up nobody."""
+    read = os.read
+    more = iter([b"more", b"and more"])
+
+    async def scenario() -> bytes:
+        capture = _Capture(tmp_path, CLOSED)
+        escaped = os.dup(capture.writer)
+
+        def read_and_say_more(descriptor: int, count: int) -> bytes:
+            piece = read(descriptor, count)
+            os.write(escaped, next(more, b""))
+            return piece
+
+        capture.follow()
+        os.write(escaped, b"said")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "read", read_and_say_more)
+            capture.drain()
+        said = written(capture.file)
+        capture.close()
+        os.close(escaped)
+        return said
+
+    assert asyncio.run(scenario()) == b"said"
+
+
+def test_what_is_said_after_the_end_is_nobodys(bench: Bench) -> None:
+    """The streams of a run that has ended stay as they are, also when a process got away with one of them."""
+
+    async def scenario(executor: Executor) -> None:
+        command = bench.shell(IDLE)
+        process = await executor.start(command)
+        await until(lambda: len(pids(command)) == 1)
+        escaped = os.open(f"/proc/{pids(command)[0]}/fd/1", os.O_WRONLY)
+        try:
+            await process.end()
+            with pytest.raises(BrokenPipeError):
+                os.write(escaped, b"more")
+        finally:
+            os.close(escaped)
+            process.close()
+
+    bench.use(scenario)
 
 
 # Stopping

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import fcntl
 import math
 import mmap
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,8 @@ PR_SET_CHILD_SUBREAPER: Final = 36
 
 PIPE_BYTES: Final = 64 * 1024
 """What a pipe holds (pipe(7))."""
+
+INT_BYTES: Final = ctypes.sizeof(ctypes.c_int)
 
 SECONDS_TO_END: Final = 5.0
 STDERR: Final = 2
@@ -263,9 +267,14 @@ class _Capture:
         asyncio.get_running_loop().add_reader(self._reader, self._take)
 
     def drain(self) -> None:
-        """Take what is still in the pipe; Error(BAD_OUTPUT) if not all that was said could be kept."""
-        while self._take():
-            pass
+        """Take what is in the pipe by now, and no more; Error(BAD_OUTPUT) if not all that was said could be kept.
+
+        What comes later is of a process that got away: it may say something for ever.
+        """
+        left = self._waiting()
+        while left > 0 and (taken := self._take()):
+            left -= taken
+        self._stop_reading()
         if self._failure:
             message = f"What the script said could not be kept: {self._failure.strerror}."
             raise Error(Code.BAD_OUTPUT, message) from self._failure
@@ -277,19 +286,25 @@ class _Capture:
             os.close(self.writer)
         self._stop_reading()
 
-    def _take(self) -> bool:
-        """Move one piece; False when there is none now, or never again."""
+    def _waiting(self) -> int:
+        """How many bytes are in the pipe (ioctl_tty(2), FIONREAD)."""
         if self._reader < 0:
-            return False
+            return 0
+        return int.from_bytes(fcntl.ioctl(self._reader, termios.FIONREAD, bytes(INT_BYTES)), sys.byteorder)
+
+    def _take(self) -> int:
+        """Move one piece and return its size; 0 when there is none now, or never again."""
+        if self._reader < 0:
+            return 0
         try:
             piece = os.read(self._reader, PIPE_BYTES)
         except BlockingIOError:
-            return False
+            return 0
         if piece:
             self._keep(piece)
         else:
             self._stop_reading()
-        return bool(piece)
+        return len(piece)
 
     def _keep(self, piece: bytes) -> None:
         """Write a piece. A disk that is full is left for the system's folder of temporary files.
