@@ -27,6 +27,9 @@ MAX_LINE_CHARACTERS = 16 * 1024 * 1024
 MAX_JSON_CHARACTERS = 32 * 1024 * 1024
 """The largest JSON document that is no list, and the largest item of a list: these are held in memory."""
 
+MAX_COLUMNS = 10_000
+"""The most names that a JSON list of objects may have as a table: they are part of its task's record."""
+
 READ_CHARACTERS = 64 * 1024
 """How much of a JSON document is read at a time, at least."""
 
@@ -42,7 +45,8 @@ _Item = TypeVar("_Item")
 class Document:
     """The JSON form of some results, to be iterated once in pieces of bytes.
 
-    ``rows`` and ``columns`` are known when the iteration is over; None if it is not a list of objects.
+    ``rows`` and ``columns`` are known when the iteration is over; None if it is not a list of objects,
+    or one of too many names (MAX_COLUMNS).
     """
 
     def __init__(self, wanted: ResultsSpec, source: BinaryIO) -> None:
@@ -76,19 +80,20 @@ class Document:
             yield _encoded(_json.encode, items.whole)
             return
         columns: dict[str, None] = {}
-        are_objects = True
+        is_table = True
 
         def watched() -> Iterator[Any]:
-            nonlocal are_objects
+            nonlocal is_table
             for item in items:
-                if isinstance(item, dict):
+                if is_table and isinstance(item, dict):
                     columns.update(dict.fromkeys(item))
+                    is_table = len(columns) <= MAX_COLUMNS
                 else:
-                    are_objects = False
+                    is_table = False
                 yield item
 
         yield from self._list(_batched(watched(), items))
-        if are_objects:
+        if is_table:
             self.columns = tuple(columns)
         else:
             self.rows = None

@@ -43,7 +43,7 @@ class Artifact(Struct, frozen=True):
 class Results(Struct, frozen=True):
     """The kept results: a JSON document, one row a line if it is a list of objects.
 
-    ``rows`` and ``columns`` are None when the document is not a list of objects.
+    ``rows`` and ``columns`` are None when the document is not a list of objects, or one of too many names.
     """
 
     artifact: Artifact

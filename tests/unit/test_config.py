@@ -792,6 +792,7 @@ def test_example_of_the_reference_loads(tmp_path) -> None:
         inputs.MAX_VALUES_BYTES,
         results_module.MAX_LINE_CHARACTERS,
         results_module.MAX_JSON_CHARACTERS,
+        results_module.MAX_COLUMNS,
     ],
 )
 def test_limits_of_the_reference(limit) -> None:

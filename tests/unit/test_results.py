@@ -416,6 +416,17 @@ def test_json_that_is_no_rows(content) -> None:
     assert (found.rows, found.columns) == (None, None)
 
 
+@pytest.mark.parametrize(("names", "columns"), [("ab", ("a", "b")), ("abc", None)])
+def test_json_of_too_many_columns(monkeypatch, names, columns) -> None:
+    """A list of objects with more names than the limit has neither rows nor columns, and comes as it is."""
+    monkeypatch.setattr(results, "MAX_COLUMNS", 2)
+    items = [{name: 1} for name in names * 2]
+    found = document("json", json.dumps(items))
+
+    assert json.loads(b"".join(found)) == items
+    assert (found.rows, found.columns) == (columns and len(items), columns)
+
+
 def test_json_remapped() -> None:
     """A list of objects is remapped: the named columns in their order, null for what an object lacks."""
     rows = read_json('[{"a": 1, "b": {"c": 2}}, {"b": "x"}]', column("B", "b"), column("A", "a"))
