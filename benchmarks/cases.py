@@ -19,6 +19,7 @@ from benchmarks.figures import Aim, Figure
 from benchmarks.material import Material, use_memory, write_file, write_table
 from benchmarks.system import HOST, OwnStart, Start, System, cores, free_port, running, until
 from benchmarks.wire import PAUSE_SECONDS, Api, Dialect
+from script_runner.follow import BEAT_SECONDS
 
 ROOT = Path(__file__).parent.parent
 WARMING_TASKS = 20
@@ -30,7 +31,10 @@ PAUSE_MS = round(PAUSE_SECONDS * 1000)
 """Before each spawn that a task of an idle system is held against, as before each of those."""
 
 QUIET_SECONDS = 5.0
-"""How long the CPU time of an idle system is counted."""
+"""How long the CPU time of an idle system is counted.
+
+With event streams it is as long as one of them is silent at most, so that the sign of life of each falls into it.
+"""
 
 Values = dict[str, float]
 Sides = dict[str, Callable[[], Values]]
@@ -331,7 +335,7 @@ class Bench:
                         self.say(f"{name} knows no long-polls or no event streams: left out")
                         continue
                     time.sleep(1)
-                    share, memory = _cores_used(one) * 100, one.idle_mb
+                    share, memory = _cores_used(one, seconds=BEAT_SECONDS) * 100, one.idle_mb
                 title = f"{self.sizes.polls:,} long-polls, {self.sizes.streams:,} streams"
                 yield Figure(name, f"{title}, CPU", "%", (share,), "alone", (alone * 100,), Aim("under", 20))
                 yield Figure(name, f"{title}, PSS", "MB", (memory,))
@@ -596,10 +600,10 @@ def _peaks(one: System) -> Values:
     return dict(peaks)
 
 
-def _cores_used(one: System) -> float:
+def _cores_used(one: System, *, seconds: float = QUIET_SECONDS) -> float:
     """How many cores all its processes together keep busy now."""
     before, started = one.cpu_seconds, time.perf_counter()
-    time.sleep(QUIET_SECONDS)
+    time.sleep(seconds)
     return (one.cpu_seconds - before) / (time.perf_counter() - started)
 
 
