@@ -134,16 +134,17 @@ def _measured(asked: argparse.Namespace) -> Iterator[Figure]:
     if asked.case == "ledger":
         yield from ledger.figures(tasks=asked.tasks, queued=asked.queued, rounds=asked.rounds, say=_say)
         return
-    ours = _ours(asked.system, peers.own_python(_say))
+    own_python = peers.own_python(_say)
+    ours = _ours(asked.system, own_python)
     if asked.grown:
-        yield from _grown(asked, ours)
+        yield from _grown(asked, ours, own_python)
     else:
-        with _bench(asked.sizes, ours, peers.installed(_say, asked.peers)) as bench:
+        with _bench(asked.sizes, ours, peers.installed(_say, asked.peers), own_python) as bench:
             for measure in _measures(asked):
                 yield from getattr(bench, measure)()
 
 
-def _grown(asked: argparse.Namespace, ours: Mapping[str, system.OwnStart]) -> Iterator[Figure]:
+def _grown(asked: argparse.Namespace, ours: Mapping[str, system.OwnStart], own_python: str) -> Iterator[Figure]:
     """One of ours with a full store, beside itself."""
     if not ours:
         raise SystemExit("--grown --system separate needs a redis-server on PATH")
@@ -153,7 +154,7 @@ def _grown(asked: argparse.Namespace, ours: Mapping[str, system.OwnStart]) -> It
     title = f"{name}, {sizes.finished:,} finished, {sizes.queued:,} queued"
     with (
         grown(name, start, finished=sizes.finished, queued=sizes.queued, say=_say) as full_start,
-        _bench(sizes, {full: full_start, name: start}, {}) as bench,
+        _bench(sizes, {full: full_start, name: start}, {}, own_python) as bench,
     ):
         for measure in _measures(asked):
             yield from beside_empty(getattr(bench, measure)(), full=full, empty=name, system=title)
@@ -161,12 +162,12 @@ def _grown(asked: argparse.Namespace, ours: Mapping[str, system.OwnStart]) -> It
 
 @contextmanager
 def _bench(
-    sizes: Sizes, ours: Mapping[str, system.OwnStart], others: Mapping[str, system.Start]
+    sizes: Sizes, ours: Mapping[str, system.OwnStart], others: Mapping[str, system.Start], own_python: str
 ) -> Iterator[Bench]:
     with TemporaryDirectory(prefix="script-runner-material-") as folder:
         _say("preparing the table, the file and the script")
         material = prepare(Path(folder), rows=sizes.rows, file_bytes=sizes.file_bytes)
-        yield Bench(material, sizes, ours, others, _say, peers.python_of("floors", _say), peers.own_python(_say))
+        yield Bench(material, sizes, ours, others, _say, peers.python_of("floors", _say), own_python)
 
 
 def _measures(asked: argparse.Namespace) -> list[str]:

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +123,7 @@ class Worker:
             on_registered=lambda: loop.call_soon_threadsafe(registered.set),
         )
         heart.start()
-        chores = [asyncio.create_task(_again(chore)) for chore in (self._hear, self._settle_lost, self._let_go)]
+        chores = [asyncio.create_task(chore) for chore in (again(self._hear), *self._tending())]
         try:
             await first_of(registered.wait(), drain.wait())
             self._takes_tasks = not drain.is_set()
@@ -139,7 +139,7 @@ class Worker:
     # Claiming
 
     async def _claim_until(self, drain: asyncio.Event) -> None:
-        await first_of(_again(self._claim), drain.wait())
+        await first_of(again(self._claim), drain.wait())
         await self._return_unstarted()
 
     async def _claim(self) -> None:
@@ -384,16 +384,11 @@ class Worker:
             await asyncio.wait(self._carriers, timeout=grace + self._terms.lease_seconds)
         await cancelled(list(self._carriers))
 
-    async def _settle_lost(self) -> None:
-        await settle_lost(self._tasks, self._watch)
-        await self._pause()
-
-    async def _let_go(self) -> None:
-        await let_go(self._tasks, self._workshop.artifacts, self._workshop.spec.kept_counts)
-        await self._pause()
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(min(1.0, self._terms.lease_seconds / RENEWALS))
+    def _tending(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What any process does for all: neither waits for the other."""
+        counts, pause = self._workshop.spec.kept_counts, min(1.0, self._terms.lease_seconds / RENEWALS)
+        yield again(lambda: settle_lost(self._tasks, self._watch), pause_seconds=pause)
+        yield again(lambda: let_go(self._tasks, self._workshop.artifacts, counts), pause_seconds=pause)
 
 
 def _end(span: Span, task: Task, outcome: Outcome | None) -> None:
@@ -479,15 +474,18 @@ def boot_time() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-async def _again(chore: Callable[[], Awaitable[None]]) -> None:
-    """Do a chore for ever; after a failure, again in a moment."""
+async def again(chore: Callable[[], Awaitable[None]], *, pause_seconds: float = 0.0) -> None:
+    """Do a chore for ever, with a pause in between; after a failure, again in a moment."""
     while True:
         try:
             await chore()
-        except Error:
+            if pause_seconds:
+                await asyncio.sleep(pause_seconds)
+        except Error as error:
+            _log.debug("a chore is put off: %s", error.message)
             await asyncio.sleep(RETRY_SECONDS)
         except Exception:  # noqa: BLE001 - a chore that stopped would be missed by nobody until it is too late
-            _log.exception("a chore of the worker failed")
+            _log.exception("a chore failed")
             await asyncio.sleep(RETRY_SECONDS)
 
 

@@ -171,21 +171,6 @@ async def until(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_no_script_starts_after_the_deadline(bench: Bench) -> None:
-    """When the deadline has passed nothing is started, as nobody would end it; with the next one it is."""
-
-    async def scenario(executor: Executor) -> Ran:
-        command = bench.shell("echo started")
-        executor.hold_until(guardian.now() - 1)
-        with pytest.raises(Error) as refused:
-            await executor.start(command)
-        assert refused.value.code is Code.UNAVAILABLE
-        executor.hold_until(guardian.now() + A_LONG_TIME)
-        return await ran(executor, command)
-
-    assert bench.use(scenario).stdout == b"started\n"
-
-
 # What a script is given
 
 
@@ -480,6 +465,21 @@ def test_what_is_said_after_the_end_is_nobodys(bench: Bench) -> None:
 
 
 # Stopping
+
+
+def test_no_script_starts_after_the_deadline(bench: Bench) -> None:
+    """When the deadline has passed nothing is started, as nobody would end it; with the next one it is."""
+
+    async def scenario(executor: Executor) -> Ran:
+        command = bench.shell("echo started")
+        executor.hold_until(guardian.now() - 1)
+        with pytest.raises(Error) as refused:
+            await executor.start(command)
+        assert refused.value.code is Code.UNAVAILABLE
+        executor.hold_until(guardian.now() + A_LONG_TIME)
+        return await ran(executor, command)
+
+    assert bench.use(scenario).stdout == b"started\n"
 
 
 def test_stop_lets_the_whole_group_end_itself(bench: Bench) -> None:

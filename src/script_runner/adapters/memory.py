@@ -191,7 +191,7 @@ class MemoryTasks:
         self._tick()
         if not self._waiting():  # nobody waits for a turn: no owner need be remembered
             self._turn_of_owner.clear()
-        changed = dict.fromkeys((*(task.id for task in held), *self._expired))
+        changed = [*(task.id for task in held), *self._expired]
         self._expired = []
         return [self._tasks[task_id] for task_id in changed if task_id in self._tasks]
 

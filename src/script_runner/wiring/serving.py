@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from script_runner import __version__, journal
@@ -20,7 +20,7 @@ from script_runner.spec import Spec
 from script_runner.wiring.checking import apart
 from script_runner.wiring.parts import auth_provider, open_parts, required_redis_url
 from script_runner.wiring.watching import health, json_answer, report_dangers, report_store, traces, watched_at
-from script_runner.worker import cancelled, first_of
+from script_runner.worker import again, cancelled, first_of
 
 DEFAULT_PORT = 8000
 PORTS_TO_TRY = 50
@@ -89,9 +89,9 @@ async def serve(
             asyncio.create_task(report_dangers(parts.tasks, settings)),
             asyncio.create_task(report_store(parts.artifacts)),
             asyncio.create_task(_report_figures(service.lookout, settings.report_seconds)),
-            asyncio.create_task(_again(lambda: settle_lost(parts.tasks, watch), pause_seconds=tend_seconds)),
+            asyncio.create_task(again(lambda: settle_lost(parts.tasks, watch), pause_seconds=tend_seconds)),
             asyncio.create_task(
-                _again(lambda: let_go(parts.tasks, parts.artifacts, spec.kept_counts), pause_seconds=tend_seconds)
+                again(lambda: let_go(parts.tasks, parts.artifacts, spec.kept_counts), pause_seconds=tend_seconds)
             ),
             asyncio.create_task(_end(server, changes, stop, hurry, linger_seconds=settings.linger_seconds)),
         ]
@@ -152,18 +152,6 @@ async def _end(
     await first_of(hurry.wait(), asyncio.sleep(linger_seconds))
     changes.dismiss()
     server.should_exit = True
-
-
-async def _again(chore: Callable[[], Awaitable[None]], *, pause_seconds: float) -> None:
-    """Do a chore for ever, with a pause in between."""
-    while True:
-        try:
-            await chore()
-        except Error as error:
-            _log.debug("a chore is put off: %s", error.message)
-        except Exception:  # noqa: BLE001 - it is tried again in a moment, and must not stop
-            _log.exception("a chore failed")
-        await asyncio.sleep(pause_seconds)
 
 
 async def _report_figures(lookout: Lookout, pause_seconds: float) -> None:

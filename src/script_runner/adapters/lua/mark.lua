@@ -2,4 +2,3 @@
 
 need_no_room()
 redis.call('SET', key('mark'), 1)
-return 1

@@ -22,23 +22,14 @@ if now < looked or now - looked > math.max(lease / 2, 500) then
   redis.call('HSET', key('reaper'), 'quiet_until', text(quiet_until))
 end
 
-local settled, newer = {}, {}
-
-local function note(id)
-  if not settled[id] then
-    settled[id] = true
-    table.insert(settled, id)
-  end
-end
-
-local function settle(worker)
+local function settle(worker, settled, newer)
   local count = #newer
   for _, id in ipairs(redis.call('SMEMBERS', key('held', worker))) do
     if is_newer(id) then
       table.insert(newer, id)
     else
       give_up(id)
-      note(id)
+      table.insert(settled, id)
     end
   end
   if #newer == count then
@@ -51,14 +42,15 @@ local function settle(worker)
   heard(worker)
 end
 
+local settled, newer = {}, {}
 -- a worker that left by itself (0) need not be waited for
 local dead_by = (now < quiet_until and quiet_until <= now + lease) and '0' or text(now)
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('workers'), '-inf', dead_by)) do
-  settle(worker)
+  settle(worker, settled, newer)
 end
 tick()
 for _, id in ipairs(expired) do
-  note(id)
+  table.insert(settled, id)
 end
 for _, owner in ipairs(redis.call('SRANDMEMBER', key('backlogs'), 20)) do
   admit(owner)

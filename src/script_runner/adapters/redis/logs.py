@@ -3,6 +3,7 @@
 from typing import Final
 
 from script_runner.adapters.redis.connection import FORMAT, answering, close, connect, prefix_of, source_of
+from script_runner.adapters.redis.records import holder
 from script_runner.ports import Unwatched, Watch
 from script_runner.streams import LogChunk
 from script_runner.task import Task
@@ -21,8 +22,7 @@ class RedisLogs:
         self._append = self._client.register_script(source_of("append"))
 
     async def append(self, task: Task, stream: str, chunk: LogChunk) -> None:
-        holder = (task.id, task.worker or "", task.run)
-        arguments = [FORMAT, *holder, stream, chunk.offset, chunk.data, TAIL_BYTES]
+        arguments = [FORMAT, *holder(task), stream, chunk.offset, chunk.data, TAIL_BYTES]
         async with answering(self._watch):
             await self._append(keys=[self._prefix], args=arguments)
 

@@ -68,6 +68,10 @@ def task_of(record: Mapping[bytes, bytes]) -> Task | None:
     )
 
 
+def holder(task: Task) -> tuple[str, str, int]:
+    return task.id, task.worker or "", task.run
+
+
 def place_of(position: int, expected_wait: int) -> Place | None:
     """Where a task stands, 0 being nowhere; the milliseconds are -1 when nobody knows."""
     return Place(position, None if expected_wait < 0 else expected_wait / 1000) if position else None

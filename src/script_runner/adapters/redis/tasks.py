@@ -29,6 +29,7 @@ from script_runner.adapters.redis.records import (
     LISTED,
     Argument,
     fields_of,
+    holder,
     milliseconds,
     or_empty,
     pairs,
@@ -190,13 +191,13 @@ class RedisTasks:
     async def finish(self, task: Task, outcome: Outcome) -> bool:
         document = msgspec.json.encode(outcome)
         code = or_empty(outcome.exit_code)
-        is_taken = bool(await self._run("finish", *_holder(task), outcome.state.value, document, code))
+        is_taken = bool(await self._run("finish", *holder(task), outcome.state.value, document, code))
         if is_taken and self._replicas:
             await self._note_followed(task.id)
         return is_taken
 
     async def release(self, task: Task, *, counted: bool) -> State | None:
-        state = await self._run("release", *_holder(task), int(counted))
+        state = await self._run("release", *holder(task), int(counted))
         return State(state.decode()) if state else None
 
     async def reap(self) -> Sequence[Task]:
@@ -375,10 +376,6 @@ class RedisTasks:
 
     def _key(self, kind: str, name: str | None = None) -> str:
         return f"{self._prefix}{kind}" if name is None else f"{self._prefix}{kind}:{name}"
-
-
-def _holder(task: Task) -> tuple[str, str, int]:
-    return task.id, task.worker or "", task.run
 
 
 def _digest(owner: str, key: str) -> str:
